@@ -1,0 +1,50 @@
+# Every target sets up what it needs, on a machine that has Python 3.11 to 3.13 and make.
+# Another Python: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := test,check
+PATHS := pipedag_core adapters tests dags benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench format clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with everything that work on this repository needs
+
+# The stamp is made last, so that an installation that broke off is done again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2> /dev/null || { \
+	  echo "pipedag-core needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 | head -n 1)." >&2; \
+	  echo "Name another one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+# Without compiled files every process compiles all of its imports again.
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 2 $(VENV)/lib > $(VENV)/compile.log 2>&1 || true
+	@touch $@
+
+demo: $(READY) ## Run the example pipeline on real data
+	$(BIN)/python dags/demo.py
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(READY) ## Check format, style, types and floors
+	$(BIN)/ruff format --check $(wildcard $(PATHS))
+	$(BIN)/ruff check $(wildcard $(PATHS))
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+bench: $(READY) ## Run the benchmarks
+	$(BIN)/python benchmarks/run.py
+
+format: $(READY) ## Put the code into the common form
+	$(BIN)/ruff format $(wildcard $(PATHS))
+	$(BIN)/ruff check --fix $(wildcard $(PATHS))
+
+clean: ## Remove .venv and what tests and tools leave behind
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build

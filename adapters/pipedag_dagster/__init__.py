@@ -1,0 +1,1 @@
+"""Shows the tables of a flow as Dagster assets, and materializes them by running the steps of a plan."""

@@ -1,0 +1,1 @@
+"""Logs the runs of a flow to MLflow, and production flows as models."""

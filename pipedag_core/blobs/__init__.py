@@ -1,0 +1,1 @@
+"""Blob stores: where Python objects that are not tables are kept."""

@@ -1,0 +1,174 @@
+"""The catalog in SQL tables, whatever database holds them: each method of the port is one transaction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from pipedag_core.catalogs import looking, recording, rows, runs
+from pipedag_core.catalogs import retention as _retention
+from pipedag_core.catalogs import stages as _stages
+from pipedag_core.catalogs import statements as sql
+from pipedag_core.catalogs.transaction import Transaction
+from pipedag_core.ports import catalogs as port
+from pipedag_core.ports.data import StoredObject
+
+
+class SqlCatalog(ABC):
+    """A `Catalog` over a database that offers transactions; the rules are the same for all of them.
+
+    Args:
+        clock: Returns Unix seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+
+    @abstractmethod
+    def _reading(self) -> AbstractContextManager[Transaction]:
+        """Begin a transaction that sees one state of the database."""
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[Transaction]:
+        """Begin a transaction that no other writing one overlaps with; an exception undoes it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back all connections."""
+
+    # --- a run and its stages
+
+    def begin_run(self, run: port.RunInfo) -> port.RunRow:
+        """See `Catalog.begin_run`. Renewing is put off until a tenth of `ttl_s` has passed since the last time."""
+        with self._reading() as tx:
+            fresh = runs.is_fresh(tx, self._clock(), run)
+        if fresh is not None:
+            return fresh
+        with self._writing() as tx:
+            return runs.begin(tx, self._clock(), run)
+
+    def open_stages(
+        self, run_id: str, stages: Sequence[str], reads: Sequence[str], *, scratch: bool, take_over: bool = False
+    ) -> port.Opened | port.Held:
+        """See `Catalog.open_stages`.
+
+        Raises:
+            RunError: The run was not begun, or has ended.
+        """
+        with self._writing() as tx:
+            return _stages.open_stages(tx, self._clock(), run_id, stages, reads, scratch=scratch, take_over=take_over)
+
+    def renew(self, run_id: str) -> None:
+        """See `Catalog.renew`."""
+        with self._writing() as tx:
+            tx.run(sql.TOUCH_RUN, {"run_id": run_id, "now": self._clock()})
+
+    def commit(self, run_id: str, stages: Sequence[str], show: _stages.Show | None = None) -> port.CommitResult:
+        """See `Catalog.commit`. Repeated, it gives the answer of the first time, `changed` included, and does not call `show` again."""
+        with self._writing() as tx:
+            return _stages.commit(tx, self._clock(), run_id, stages, show)
+
+    def finish_run(self, run_id: str, state: str) -> Mapping[str, int]:
+        """See `Catalog.finish_run`. A run that has ended keeps the state that it ended with.
+
+        Raises:
+            RunError: There is no such run, or no such state.
+        """
+        with self._writing() as tx:
+            return runs.finish(tx, self._clock(), run_id, state)
+
+    # --- tasks
+
+    def inputs(self, run_id: str, tasks: Sequence[port.TaskKey]) -> Mapping[port.TaskKey, port.FoundResult]:
+        """See `Catalog.inputs`.
+
+        Raises:
+            RunError: No such run was begun.
+        """
+        names = list(dict.fromkeys(key.stage for key in tasks))
+        with self._reading() as tx:
+            seen = looking.view(tx, run_id, names)
+            if not looking.to_pin(tx, run_id, names, seen):
+                return looking.inputs(tx, tasks, seen)
+        with self._writing() as tx:
+            looking.pin(tx, run_id, looking.to_pin(tx, run_id, names, looking.view(tx, run_id, names)))
+            return looking.inputs(tx, tasks, looking.view(tx, run_id, names))
+
+    def find_result(self, run_id: str, stage: str, fingerprint: str, *, base: bool = False) -> port.FoundResult | None:
+        """See `Catalog.find_result`."""
+        with self._reading() as tx:
+            return looking.find_result(tx, run_id, stage, fingerprint, base=base)
+
+    def find_objects(self, run_id: str, stage: str, keys: Sequence[str], *, base: bool = False) -> Mapping[str, StoredObject]:
+        """See `Catalog.find_objects`."""
+        with self._reading() as tx:
+            return looking.find_objects(tx, run_id, stage, keys, base=base)
+
+    def previous(self, stage: str, task: str) -> port.TaskResult | None:
+        """See `Catalog.previous`."""
+        with self._reading() as tx:
+            return looking.previous(tx, stage, task)
+
+    def record(self, run_id: str, generation: port.GenerationKey, result: port.TaskResult, new: Sequence[port.NewObject]) -> None:
+        """See `Catalog.record`.
+
+        Raises:
+            StoredDataMissing: The result points to an object that clean-up has removed, or that was struck, since it was found.
+        """
+        with self._writing() as tx:
+            recording.record(tx, run_id, generation, result, new, now=self._clock())
+
+    def forget_objects(self, ids: Sequence[str]) -> None:
+        """See `Catalog.forget_objects`."""
+        with self._writing() as tx:
+            tx.run_many(sql.STRIKE_OBJECT, [{"id": object_id} for object_id in ids])
+
+    # --- looking
+
+    def current(self, stage: str) -> int | None:
+        """See `Catalog.current`."""
+        with self._reading() as tx:
+            return looking.current(tx, stage)
+
+    def shown(self) -> Mapping[str, Mapping[str, StoredObject]]:
+        """See `Catalog.shown`."""
+        with self._reading() as tx:
+            return looking.shown(tx)
+
+    def entries(self, stage: str, generation: int) -> Mapping[str, StoredObject]:
+        """See `Catalog.entries`."""
+        with self._reading() as tx:
+            return looking.entries(tx, stage, generation)
+
+    def results(self, stage: str, generation: int) -> Sequence[port.TaskResult]:
+        """See `Catalog.results`."""
+        with self._reading() as tx:
+            return looking.results(tx, stage, generation)
+
+    def runs(self, limit: int = 20) -> Sequence[port.RunRow]:
+        """See `Catalog.runs`."""
+        with self._reading() as tx:
+            return [rows.run_row(row) for row in tx.rows(sql.RUNS, {"count": limit})]
+
+    def task_log(self, run_id: str) -> Sequence[tuple[str, port.TaskResult]]:
+        """See `Catalog.task_log`. A task that was recorded twice, by a retry, is there twice."""
+        with self._reading() as tx:
+            return [rows.logged(row) for row in tx.rows(sql.TASK_LOG, {"run_id": run_id})]
+
+    def generations(self) -> Sequence[port.GenerationRow]:
+        """See `Catalog.generations`."""
+        with self._reading() as tx:
+            return looking.generations(tx)
+
+    def leases(self) -> Sequence[port.LeaseRow]:
+        """See `Catalog.leases`."""
+        with self._reading() as tx:
+            return looking.leases(tx)
+
+    # --- clean-up
+
+    def expire(self, retention: port.Retention) -> port.Garbage:
+        """See `Catalog.expire`."""
+        with self._writing() as tx:
+            return _retention.expire(tx, self._clock(), retention)

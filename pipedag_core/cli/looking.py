@@ -1,0 +1,174 @@
+"""`pipedag status`, `pipedag show` and `pipedag gc`: what there is, and what can go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+import typer
+
+from pipedag_core.cli.parameters import ConfigFile, Instance, PerUser, settings
+from pipedag_core.cli.tables import count, moment, print_table, span
+from pipedag_core.config.context import ConfigContext
+from pipedag_core.errors import ConfigError, UnsupportedByStore
+from pipedag_core.ports.catalogs import Catalog
+from pipedag_core.ports.data import BatchSource, Form, StoredBlob, StoredTable
+
+
+def status(
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Show what this run did, task by task.")] = None,
+    instance: Instance = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many runs.")] = 10,
+    config: ConfigFile = None,
+    per_user: PerUser = False,
+) -> None:
+    """Show the newest runs of an instance, what is current in its stages, and who writes them."""
+    context = settings(config, instance, per_user)
+    with _existing_catalog(context) as catalog:
+        if run_id is not None:
+            _show_run(catalog, run_id, context)
+        else:
+            _show_instance(catalog, limit)
+
+
+def show(
+    table: Annotated[str, typer.Argument(metavar="[STAGE.]TABLE", help="Readable name of a table.")],
+    instance: Instance = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many rows.")] = 20,
+    config: ConfigFile = None,
+    per_user: PerUser = False,
+) -> None:
+    """Show the columns and the first rows of a committed table."""
+    from pipedag_core.config.wire import open_table_store
+
+    context = settings(config, instance, per_user)
+    with _existing_catalog(context) as catalog:
+        found = _find_table(catalog, table, context)
+    typer.echo(
+        f"{found.stage}.{found.name}: {count(found.rows, 'row') or 'rows not counted'} x {count(len(found.schema.columns), 'column')}, "
+        f"written in generation {found.generation}"
+    )
+    print_table("", ["column", "type", "nulls"], [[c.name, c.type, "yes" if c.nullable else "no"] for c in found.schema.columns])
+    store = open_table_store(context)
+    try:
+        with store.session("pipedag show") as access:
+            rows = _first_rows(access, found, limit)
+    finally:
+        store.close()
+    typer.echo()
+    print_table(f"first {count(len(rows), 'row')}", list(found.schema.names), rows)
+
+
+def gc(instance: Instance = None, config: ConfigFile = None, per_user: PerUser = False) -> None:
+    """Remove what retention does not keep."""
+    from pipedag_core.runner import clean_up
+
+    context = settings(config, instance, per_user)
+    removed = clean_up(context)
+    typer.echo(
+        f"instance {context.instance_name}: {count(removed, 'table or blob') if removed == 1 else f'{removed:,} tables and blobs'} removed"
+    )
+
+
+@contextmanager
+def _existing_catalog(context: ConfigContext) -> Iterator[Catalog]:
+    from pipedag_core.config.wire import catalog_path, open_catalog
+
+    path = catalog_path(context)
+    if not path.exists():
+        raise ConfigError(
+            f"Nothing has run yet in instance {context.instance_name!r}: there is no catalog at {path}.", instance=context.instance_name
+        )
+    catalog = open_catalog(context)
+    try:
+        yield catalog
+    finally:
+        catalog.close()
+
+
+def _show_instance(catalog: Catalog, limit: int) -> None:
+    runs = [
+        [
+            row.info.run_id,
+            row.info.flow,
+            row.state,
+            moment(row.started),
+            span(None if row.ended is None else row.ended - row.started),
+            row.info.owner.note,
+        ]
+        for row in catalog.runs(limit)
+    ]
+    print_table("runs, newest first", ["run", "flow", "state", "started", "took", "by"], runs)
+    generations = [
+        [row.stage, row.number, "current" if row.current else row.state, moment(row.committed or row.created), row.run_id]
+        for row in catalog.generations()
+    ]
+    typer.echo()
+    print_table("generations", ["stage", "generation", "state", "since", "run"], generations)
+    leases = [
+        [
+            lease.stage,
+            lease.run_id,
+            lease.owner.note,
+            f"{lease.owner.host}, process {lease.owner.pid or '(many)'}",
+            span(max(lease.expires - time.time(), 0.0)),
+        ]
+        for lease in catalog.leases()
+    ]
+    if leases:
+        typer.echo()
+        print_table("leases", ["stage", "run", "by", "on", "expires in"], leases)
+
+
+def _show_run(catalog: Catalog, wanted: str, context: ConfigContext) -> None:
+    rows = catalog.runs(1000)
+    found = [row for row in rows if row.info.run_id == wanted] or [row for row in rows if row.info.run_id.startswith(wanted)]
+    if len(found) != 1:
+        what = "There is no run" if not found else f"There are {len(found)} runs"
+        raise ConfigError(f"{what} {wanted!r} in instance {context.instance_name!r}. `pipedag status` lists the newest.", run_id=wanted)
+    row = found[0]
+    again = f", attempt {row.attempt}" if row.attempt > 1 else ""
+    typer.echo(f"run {row.info.run_id} of flow {row.info.flow}: {row.state}{again}, started {moment(row.started)}")
+    log = [
+        [f"{stage}.{result.task}", result.outcome, result.reason, result.rows, span(result.seconds)]
+        for stage, result in catalog.task_log(row.info.run_id)
+    ]
+    print_table("", ["task", "outcome", "reason", "rows", "took"], log)
+
+
+def _find_table(catalog: Catalog, wanted: str, context: ConfigContext) -> StoredTable:
+    shown = catalog.shown()
+    everything = {f"{stage}.{name}": item for stage, entries in shown.items() for name, item in entries.items()}
+    key = wanted.casefold()
+    found = {name: item for name, item in everything.items() if name == key} or {
+        n: i for n, i in everything.items() if n.partition(".")[2] == key
+    }
+    if len(found) == 1:
+        item = next(iter(found.values()))
+        if isinstance(item, StoredBlob):
+            raise ConfigError(f"{next(iter(found))!r} is a blob, not a table: it has no rows to show.", table=wanted)
+        return item
+    if found:
+        raise ConfigError(f"{wanted!r} is in several stages. Name one of {', '.join(found)}.", table=wanted)
+    near = get_close_matches(key, list(everything), n=3, cutoff=0.4)
+    hint = f"Did you mean {', '.join(near)}?" if near else f"It has: {', '.join(list(everything)[:20]) or 'none'}."
+    raise ConfigError(f"Instance {context.instance_name!r} has no table {wanted!r}. {hint}", table=wanted)
+
+
+def _first_rows(access: Any, table: StoredTable, limit: int) -> list[list[object]]:
+    import pyarrow as pa
+
+    source = access.read(table, Form.BATCHES)
+    if not isinstance(source, BatchSource):
+        raise UnsupportedByStore(f"The store gave {type(source).__name__} where record batches were asked for.")
+    rows: list[list[object]] = []
+    with pa.RecordBatchReader.from_stream(source.stream) as reader:
+        for batch in reader:
+            part = batch.slice(0, limit - len(rows))
+            rows += [list(row) for row in zip(*(column.to_pylist() for column in part.columns), strict=True)]
+            if len(rows) >= limit:
+                break
+    return rows

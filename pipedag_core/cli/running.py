@@ -1,0 +1,115 @@
+"""`pipedag run` and `pipedag step`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipedag_core.cache.modes import CacheValidationMode
+from pipedag_core.cli.logs import is_detailed, steps_told_once
+from pipedag_core.cli.parameters import ConfigFile, Instance, Mode, PerUser, Reference, configuration, flow_and_settings
+from pipedag_core.cli.tracebacks import trimmed
+from pipedag_core.config.keys import parse_mode
+from pipedag_core.ports.events import Outcome, StepReport
+
+#: Exit code of a step that found another run at work: "temporary failure, try again" in the tradition of sysexits.
+WAITING = 75
+
+Stages = Annotated[list[str] | None, typer.Option("--stage", "-s", help="Run and commit this stage only; may be repeated.")]
+Tasks = Annotated[
+    list[str] | None, typer.Option("--task", "-t", metavar="STAGE.TASK", help="Run this task only, and commit nothing; may be repeated.")
+]
+FailFast = Annotated[
+    bool | None, typer.Option("--fail-fast/--no-fail-fast", help="Start nothing more after the first failure.", show_default=False)
+]
+
+
+def run(
+    reference: Reference,
+    instance: Instance = None,
+    stage: Stages = None,
+    task: Tasks = None,
+    mode: Mode = None,
+    config: ConfigFile = None,
+    fail_fast: FailFast = None,
+    per_user: PerUser = False,
+) -> None:
+    """Run a flow, or stages or tasks of it."""
+    from pipedag_core.cli.progress import choose_progress, summary
+    from pipedag_core.runner import run_flow
+
+    if stage and task:
+        raise typer.BadParameter("name stages or tasks, not both: stages are committed, tasks are not", param_hint="--task")
+    for name in task or ():
+        if "." not in name:
+            raise typer.BadParameter(f"{name!r} does not say in which stage the task is: write STAGE.{name}", param_hint="--task")
+    chosen = _mode(mode)
+    flow, context = flow_and_settings(reference, config, instance, per_user)
+    components = [flow.get_stage(name) for name in stage or ()] or (task or [])
+    started = time.monotonic()
+    raised: Exception | None = None
+    display = choose_progress()
+    with display, steps_told_once():
+        try:
+            run_flow(flow, *components, config=context, fail_fast=fail_fast, cache_validation_mode=chosen, observers=[display])
+        except Exception as error:  # noqa: BLE001 -- raised again below, unless a report holds it
+            raised = error
+    reports = display.recorder.reports
+    if raised is not None and not any(report.error is raised for report in reports):
+        raise raised
+    for report in reports:
+        if report.outcome is Outcome.FAILED:
+            _show_failure(report)
+    typer.echo(summary(flow.name, context.instance_name, display.recorder.run_id, reports, time.monotonic() - started))
+    if any(not report.outcome.is_good for report in reports):
+        raise typer.Exit(1)
+
+
+def step(
+    plan: Annotated[
+        Path, typer.Argument(metavar="PLAN.json", help="Plan, as `pipedag plan --json` writes it.", exists=True, dir_okay=False)
+    ],
+    step: Annotated[str, typer.Argument(metavar="STEP", help="Id of the step, such as task:features.joined.")],
+    run_id: Annotated[str, typer.Option("--run-id", help="Same for all steps of one run.")],
+    mode: Mode = None,
+    config: ConfigFile = None,
+) -> None:
+    """Carry out one step of a plan; print its report as one line of JSON.
+
+    Ends with 0 when the step went well, 1 when it failed, 75 when another run writes the stage: call it again later.
+    """
+    from pipedag_core.plan.model import Plan
+    from pipedag_core.runner import execute
+
+    wanted = Plan.from_json(plan.read_text(encoding="utf-8"))
+    # What tasks print goes to standard error, so that whoever calls this can read the report.
+    with redirect_stdout(sys.stderr), steps_told_once():
+        report = execute(wanted, step, run_id=run_id, config=configuration(config), cache_validation_mode=_mode(mode))
+    if report.outcome is Outcome.FAILED:
+        _show_failure(report)
+    typer.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+    if not report.outcome.is_good:
+        raise typer.Exit(WAITING if report.outcome is Outcome.WAITING else 1)
+
+
+def _mode(text: str | None) -> CacheValidationMode | None:
+    if text is None:
+        return None
+    try:
+        return parse_mode(text)
+    except ValueError:
+        known = ", ".join(mode.value for mode in CacheValidationMode)
+        raise typer.BadParameter(f"{text!r} is not one of {known}", param_hint="--mode") from None
+
+
+def _show_failure(report: StepReport) -> None:
+    from pipedag_core.cli.progress import name_of
+
+    told = trimmed(report.error, everything=is_detailed()) if report.error is not None else report.message
+    typer.echo(f"\n{name_of(report)} failed:\n{told}\n", err=True)

@@ -1,0 +1,51 @@
+"""The short names that `class:` may have, with the arguments that each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, final
+
+from pipedag_core.config.keys import COUNT, PATH, TEXT, Kind
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A part that can be opened by its short name.
+
+    Attributes:
+        target: `module:class`, imported when the part is opened; "" for a part that this version does not have.
+        args: Its arguments; None where any are taken.
+        address: Those of its arguments that say where the data is; one of them must name the instance.
+    """
+
+    target: str
+    args: Mapping[str, Kind] | None = None
+    address: tuple[str, ...] = ()
+
+
+TABLE_STORES: Final[Mapping[str, Entry]] = {
+    "parquet": Entry(
+        "pipedag_core.stores.parquet:ParquetStore",
+        {"base_path": PATH, "memory_limit": TEXT, "temp_directory": PATH, "threads": COUNT},
+        ("base_path",),
+    ),
+    "sql": Entry("", None, ("url", "schema_prefix", "schema_suffix")),
+}
+BLOB_STORES: Final[Mapping[str, Entry]] = {"file": Entry("pipedag_core.blobs.file:FileBlobStore", {"base_path": PATH}, ("base_path",))}
+ENGINES: Final[Mapping[str, Entry]] = {
+    "sequential": Entry("pipedag_core.engines.sequential:SequentialEngine", {}),
+    "threads": Entry("pipedag_core.engines.threads:ThreadEngine", {"max_workers": COUNT}),
+    "dask": Entry(""),
+    "prefect": Entry(""),
+}
+OBSERVERS: Final[Mapping[str, Entry]] = {}
+
+#: Section -> what its `class:` may be.
+PARTS: Final[Mapping[str, Mapping[str, Entry]]] = {
+    "table_store": TABLE_STORES,
+    "blob_store": BLOB_STORES,
+    "orchestration": ENGINES,
+    "observers": OBSERVERS,
+}

@@ -1,0 +1,174 @@
+"""The one place that turns names into opened parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from pipedag_core.config.context import ConfigContext
+from pipedag_core.config.keys import PATH, Reader, Section
+from pipedag_core.config.registry import PARTS
+from pipedag_core.config.resolve import refuse
+from pipedag_core.config.settings import Attrs, PartSettings, mask, reveal
+from pipedag_core.errors import ConfigError
+from pipedag_core.ports.catalogs import Catalog
+from pipedag_core.ports.engines import Engine
+from pipedag_core.ports.events import RunObserver
+from pipedag_core.ports.stores import BlobStore, TableStore
+from pipedag_core.run.session import Session
+
+#: File of the catalog in the folder of the tables.
+CATALOG_FILE: Final = "catalog.sqlite"
+
+
+@contextmanager
+def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -> Iterator[Session]:
+    """Open everything that steps work with, and close it at the end.
+
+    Args:
+        config: The instance's configuration.
+        observers: Are told what happens, before those that the configuration names.
+
+    Raises:
+        ConfigError: A part is not there, or does not take the arguments given.
+    """
+    hooks = import_module("pipedag_core.hooks.registry").Hooks(args=reveal(config.hook_args), extra=dict(config.table_hooks))
+    configured = [_make(part, "observers", config) for part in config.observers]
+    with ExitStack() as stack:
+        catalog = open_catalog(config)
+        stack.callback(catalog.close)
+        tables = open_table_store(config)
+        stack.callback(tables.close)
+        yield Session(
+            catalog=catalog,
+            tables=tables,
+            blobs=open_blob_store(config),
+            hooks=hooks,
+            config=config,
+            observers=(*observers, *configured),
+            retention=config.retention,
+            content_hash_rows=config.content_hash_rows,
+            auto_table=config.auto_table,
+            auto_blob=config.auto_blob,
+            ttl_s=config.lease_ttl,
+        )
+
+
+def open_table_store(config: ConfigContext) -> TableStore:
+    """Open the store of the tables."""
+    return _make(config.table_store, "table_store", config)
+
+
+def open_blob_store(config: ConfigContext) -> BlobStore:
+    """Open the store of the blobs."""
+    return _make(config.blob_store, "blob_store", config)
+
+
+def open_engine(config: ConfigContext, **options: Any) -> Engine:
+    """Make the engine that the configuration names; `options` come before its arguments there."""
+    part = config.orchestration
+    if options:
+        part = PartSettings(part.kind, Attrs({**part.args, **options}))
+    return _make(part, "orchestration", config)
+
+
+def catalog_path(config: ConfigContext) -> Path:
+    """Return the file of the catalog: in the folder of the tables, or where `metadata_store` says.
+
+    Raises:
+        ConfigError: The catalog cannot be a file here, and this version knows no other kind.
+    """
+    if config.metadata_store is not None:
+        url = str(reveal(config.metadata_store.args["url"]))
+        if not url.startswith("sqlite:///"):
+            raise ConfigError(
+                f"metadata_store.url is {mask(url)!r}, but catalogs other than SQLite files are not supported yet by this version. "
+                "Write sqlite:///path, on a local disk."
+            )
+        return _path(url.removeprefix("sqlite:///"), config)
+    if "base_path" not in config.table_store.args:
+        raise ConfigError(
+            f"The table store {config.table_store.kind!r} has no folder to keep the catalog in. Say where it is: metadata_store: {{url: 'sqlite:///...'}}."
+        )
+    return _path(str(reveal(config.table_store.args["base_path"])), config) / CATALOG_FILE
+
+
+def open_catalog(config: ConfigContext) -> Catalog:
+    """Open the catalog, making it and its folder if there is none."""
+    _target(config.table_store, "table_store")
+    path = catalog_path(config)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder {path.parent} for the catalog cannot be made: {error}.", path=str(path.parent)) from error
+    return import_module("pipedag_core.catalogs.sqlite").SqliteCatalog(path)
+
+
+def _path(text: str, config: ConfigContext) -> Path:
+    if "://" in text:
+        raise ConfigError(
+            f"{mask(text)!r} is not a path: object storage is not supported yet by this version. Use a folder on a local disk."
+        )
+    return config.base_dir / Path(text).expanduser()
+
+
+def _target(part: PartSettings, section: str) -> str:
+    """Return `module:class` of a part."""
+    entry = PARTS[section].get(part.kind)
+    if entry is None:
+        module, _, name = part.kind.replace(":", ".").rpartition(".")
+        if not module:
+            raise ConfigError(
+                f"{section}.class is {part.kind!r}, but must be one of {', '.join(PARTS[section])}, or the dotted path of a class."
+            )
+        return f"{module}:{name}"
+    if not entry.target:
+        ready = ", ".join(name for name, other in PARTS[section].items() if other.target)
+        raise ConfigError(f"{section}.class {part.kind!r} is not supported yet by this version. It has: {ready}.", part=part.kind)
+    return entry.target
+
+
+def _make(part: PartSettings, section: str, config: ConfigContext) -> Any:
+    target = _target(part, section)
+    module, _, name = target.partition(":")
+    args: dict[str, Any] = reveal(part.args)
+    entry = PARTS[section].get(part.kind)
+    if entry is not None and entry.args is not None:
+        reader = Reader()
+        args = Section(entry.args).read(args, f"{section}.args", reader)
+        refuse(reader.faults, f"The {section} {part.kind!r}")
+        args = {key: _path(str(value), config) if entry.args[key] is PATH else value for key, value in args.items()}
+    try:
+        cls = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            error.add_note(f"This happened while {section}.class {part.kind!r} was imported.")
+            raise
+        raise ConfigError(
+            f"{section}.class names {part.kind!r}, but there is no module {error.name!r}.{_hint(part.kind)}", part=part.kind
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"{section}.class names {part.kind!r}, but module {module!r} has no {name!r}.", part=part.kind) from error
+    try:
+        return cls(**args)
+    except TypeError as error:
+        raise ConfigError(f"The {section} {part.kind!r} does not take the arguments {sorted(args)}: {error}.", part=part.kind) from error
+
+
+#: Last part of class names that other configurations use -> the short name here.
+_KNOWN_ELSEWHERE: Final[Mapping[str, str]] = {
+    "SQLTableStore": "sql",
+    "ParquetTableStore": "parquet",
+    "FileBlobStore": "file",
+    "SequentialEngine": "sequential",
+    "DaskEngine": "dask",
+    "PrefectEngine": "prefect",
+}
+
+
+def _hint(kind: str) -> str:
+    short = _KNOWN_ELSEWHERE.get(kind.replace(":", ".").rpartition(".")[2])
+    return f" Its counterpart here is called {short!r}." if short else " Install it, or correct the name."

@@ -1,0 +1,1 @@
+"""Table types of other libraries: one file per library, found by the names of types in `registry`."""

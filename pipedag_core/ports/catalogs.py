@@ -1,0 +1,368 @@
+"""What remembers runs, generations, results, stored objects and leases: all state between two steps.
+
+How its words hang together:
+
+* A *stage* has a current generation, and a counter that never gives a number twice.
+* A *generation* holds one `TaskResult` per task and, derived from these, the map readable name -> stored object.
+* A *stored object* (table or blob) is immutable and may be pointed to by many generations.
+* A *run* opens generations (at most one open per stage), reads others (pinned), and ends.
+* A *lease* on a unit (an outermost stage with all stages inside it) lets one run write it. Its fencing number grows with every taking;
+  whatever is recorded names the number it was opened under and is refused when the lease has moved on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, final
+
+from pipedag_core.ports.data import StoredBlob, StoredObject, StoredTable
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a run's leases.
+
+    Attributes:
+        host, boot: Machine and its boot id.
+        pid, started: Process and its start time as the system counts it; pid 0 when steps run in many processes, so that no one process
+            stands for the run and only expiry ends its leases.
+        note: Who it is, for people ("pipedag run", "airflow dag flights").
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+    note: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A run as it registers itself.
+
+    Attributes:
+        run_id: Its id.
+        flow, instance: What runs, and on which data.
+        plan_digest: Digest of the plan's wiring.
+        options: Options that every step needs (validation mode and the like) as JSON.
+        owner: Who renews its leases.
+        ttl_s: Seconds after which its leases and pins expire unless renewed.
+        external_id: The orchestrator's own id for it.
+    """
+
+    run_id: str
+    flow: str
+    instance: str
+    plan_digest: str
+    options: str
+    owner: Owner
+    ttl_s: float
+    external_id: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as the catalog knows it. `state` is running, succeeded, failed or aborted; times are Unix seconds."""
+
+    info: RunInfo
+    attempt: int
+    state: str
+    started: float
+    ended: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GenerationKey:
+    """One generation of one stage, and the fencing number under which it was opened (0 for scratch: it needs no lease)."""
+
+    stage: str
+    number: int
+    fence: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The stages are open for this run: stage -> generation."""
+
+    generations: Mapping[str, GenerationKey]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Another run holds the lease."""
+
+    stage: str
+    run_id: str
+    owner: Owner
+    expires_in_s: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a task gave in one generation, and what it was made from.
+
+    Attributes:
+        task: The task's id without its stage (`join_tables`, `join_tables_2`).
+        position: Hash of its place in the wiring, without versions or data.
+        fingerprint: Hash of what it did; "" for a task that is never looked up.
+        base_fingerprint: The same without the cache function's value.
+        parts: What went into the fingerprint, for saying why it changed: part -> short hash or text.
+        output: The returned structure as canonical JSON of the value codec; stored objects appear in it by id.
+        entries: Readable name -> id of the stored object.
+        outcome, reason, rows, seconds: As in the step's report.
+        sources: Ids of stored objects that the output points to without giving them a readable name here (what a view is made of).
+    """
+
+    task: str
+    position: str
+    fingerprint: str
+    base_fingerprint: str
+    parts: Mapping[str, str]
+    output: str
+    entries: Mapping[str, str]
+    outcome: str
+    reason: str
+    rows: int | None = None
+    seconds: float = 0.0
+    sources: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NewObject:
+    """A stored object to be recorded, and the keys under which it is found again.
+
+    Attributes:
+        stored: The object.
+        key: What made it: the key of its query, or its identity. Unlike the identity it stays the same when the same query is forced to run again.
+        base_key: The same without the cache function's value.
+    """
+
+    stored: StoredObject
+    key: str
+    base_key: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FoundResult:
+    """A task's result with the objects that its output points to, by id."""
+
+    stage: str
+    generation: int
+    result: TaskResult
+    objects: Mapping[str, StoredObject]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TaskKey:
+    """Names a task's result in the eyes of a run.
+
+    Attributes:
+        stage, task: Where and which.
+        position: Must equal the result's position when the result comes from outside this run; "" to accept any.
+    """
+
+    stage: str
+    task: str
+    position: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What a commit did: stage -> generation that is current now, and whether anything changed."""
+
+    generations: Mapping[str, int]
+    changed: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GenerationRow:
+    """A generation as the catalog knows it. `state` is open, committed, expired, failed or scratch; times are Unix seconds."""
+
+    stage: str
+    number: int
+    state: str
+    run_id: str
+    created: float
+    committed: float | None
+    current: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """A lease that is held. `expires` is Unix seconds."""
+
+    stage: str
+    run_id: str
+    owner: Owner
+    fence: int
+    expires: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What clean-up keeps: the newest generations of each stage by state, and everything younger than an age in seconds."""
+
+    committed: int = 2
+    failed: int = 1
+    minimum_age_s: float = 3600.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """Stored objects that no retained generation and no pinned run points to; their rows are gone already."""
+
+    objects: Sequence[StoredTable | StoredBlob] = field(default_factory=tuple)
+    generations: Sequence[GenerationKey] = field(default_factory=tuple)
+
+
+class Catalog(Protocol):
+    """Remembers everything between steps. Safe to use from several threads and processes; every method is one transaction."""
+
+    # --- a run and its stages
+
+    def begin_run(self, run: RunInfo) -> RunRow:
+        """Register the run, or renew it: called by every step.
+
+        A run that has ended is opened again as a new attempt. The options and the plan digest of the first call stay; another plan digest
+        under the same id is refused.
+
+        Raises:
+            RunError: The id belongs to a run of another flow, instance or plan.
+        """
+        ...
+
+    def open_stages(self, run_id: str, stages: Sequence[str], reads: Sequence[str], *, scratch: bool, take_over: bool = False) -> Opened | Held:
+        """Open a unit for writing, or return its open generations if this run has opened it already. Idempotent.
+
+        Takes the lease on `stages[0]`, the outermost stage of the unit; a lease that has expired, or whose owner is a process of this machine
+        that is gone, is taken over: what it had open becomes `failed`. Every stage of the unit gets a new generation with a number never used
+        before. It is empty, but when this run had committed or failed the stage before (a step is executed again): then it starts with the
+        results and entries of this run's newest generation of the stage, which itself is left as it is. Of every stage in `reads` that this run has not opened, and
+        that it does not pin yet, it pins the current generation. `scratch` generations need no lease, and can never be committed.
+        """
+        ...
+
+    def renew(self, run_id: str) -> None:
+        """Move the expiry of the run's leases and pins to `ttl_s` seconds from now. Leases that were lost stay lost."""
+        ...
+
+    def commit(self, run_id: str, stages: Sequence[str], show: Callable[[Mapping[str, Mapping[str, StoredObject]]], None] | None = None) -> CommitResult:
+        """Make the open generations of a unit current, all at once, and give the lease back. Idempotent.
+
+        If for all stages of the unit the entries, and every task's fingerprint and output, are those of the current generations, nothing
+        changes: the open generations vanish, and the run pins the current ones instead. `show` is called within the transaction, for stores
+        whose readable names live in the same database.
+
+        Raises:
+            LeaseLost: The lease has passed to another run, or the stages are not open.
+        """
+        ...
+
+    def finish_run(self, run_id: str, state: str) -> Mapping[str, int]:
+        """End the run: open generations become failed, leases and pins are dropped, the state and the snapshot are written. Idempotent.
+
+        Returns:
+            The snapshot: stage -> the generation that this run committed or read.
+        """
+        ...
+
+    # --- tasks
+
+    def inputs(self, run_id: str, tasks: Sequence[TaskKey]) -> Mapping[TaskKey, FoundResult]:
+        """Return results of tasks as this run sees them: from generations it has open or has committed, else from those it pins.
+
+        Pins the current generation of a stage that is neither. Tasks without a result are absent from the answer.
+        """
+        ...
+
+    def find_result(self, run_id: str, stage: str, fingerprint: str, *, base: bool = False) -> FoundResult | None:
+        """Return the newest stored result with this fingerprint (`base`: with this base fingerprint) in the stage.
+
+        Looked at are committed, failed and expired generations that still have their rows, and those that this run has open; never scratch,
+        and never what another run has open. Results of which an object is gone are passed over.
+        """
+        ...
+
+    def find_objects(self, run_id: str, stage: str, keys: Sequence[str], *, base: bool = False) -> Mapping[str, StoredObject]:
+        """Return, per key (`base`: base key), the newest stored object in the generations that `find_result` looks at."""
+        ...
+
+    def previous(self, stage: str, task: str) -> TaskResult | None:
+        """Return the task's result in the current generation of the stage, else in the newest one, for saying what has changed."""
+        ...
+
+    def record(self, run_id: str, generation: GenerationKey, result: TaskResult, new: Sequence[NewObject]) -> None:
+        """Record a task's result in an open generation, in place of an earlier one of the same task.
+
+        Raises:
+            LeaseLost: The generation is not open any more, or the lease has another fencing number.
+            DuplicateName: A readable name is taken by another task of the stage; both are named.
+        """
+        ...
+
+    def forget_objects(self, ids: Sequence[str]) -> None:
+        """Strike objects whose data was found to be gone, so that no result that needs them is found again."""
+        ...
+
+    # --- looking
+
+    def current(self, stage: str) -> int | None:
+        """Return the number of the stage's current generation; None before its first commit."""
+        ...
+
+    def shown(self) -> Mapping[str, Mapping[str, StoredObject]]:
+        """Return for every stage the readable names of its current generation."""
+        ...
+
+    def entries(self, stage: str, generation: int) -> Mapping[str, StoredObject]:
+        """Return the readable names of one generation."""
+        ...
+
+    def results(self, stage: str, generation: int) -> Sequence[TaskResult]:
+        """Return the results of all tasks in one generation, in the order in which they were recorded."""
+        ...
+
+    def runs(self, limit: int = 20) -> Sequence[RunRow]:
+        """Return the newest runs, newest first."""
+        ...
+
+    def task_log(self, run_id: str) -> Sequence[tuple[str, TaskResult]]:
+        """Return (stage, result without output) of every task that the run has recorded, in order; kept when generations go."""
+        ...
+
+    def generations(self) -> Sequence[GenerationRow]:
+        """Return all generations that still have rows, by stage and number."""
+        ...
+
+    def leases(self) -> Sequence[LeaseRow]:
+        """Return all leases that are held."""
+        ...
+
+    # --- clean-up
+
+    def expire(self, retention: Retention) -> Garbage:
+        """Remove what retention does not keep, and return what can be deleted from the stores.
+
+        Never touched: current, open and pinned generations. Scratch generations are kept for `minimum_age_s` only.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back all connections."""
+        ...

@@ -1,0 +1,278 @@
+"""Tables on their way between a task and a store, and tables at rest.
+
+A table crosses a port in one of three forms:
+
+* BATCHES: Arrow record batches, as anything that offers `__arrow_c_stream__`;
+* FILES: Parquet files, to be read or written by the library that the task uses;
+* QUERY: a query of the store's SQL dialect, so that rows never leave the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, final
+
+
+class Form(Enum):
+    """How a table crosses a port."""
+
+    BATCHES = "batches"
+    FILES = "files"
+    QUERY = "query"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name, its Arrow type as pyarrow writes it (`int64`, `timestamp[us, tz=UTC]`), and whether it may hold nulls."""
+
+    name: str
+    type: str
+    nullable: bool = True
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """The columns of a stored table, in order.
+
+    Attributes:
+        columns: For people, for canonical text and for whatever needs no pyarrow.
+        arrow: The same as an Arrow IPC schema message, which keeps every type exactly.
+    """
+
+    columns: tuple[Column, ...]
+    arrow: bytes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names in order."""
+        return tuple(column.name for column in self.columns)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """How a table wishes to be kept, as declared by `Table(...)`; all of it is part of the table's identity."""
+
+    primary_key: tuple[str, ...] = ()
+    indexes: tuple[tuple[str, ...], ...] = ()
+    type_map: Mapping[str, str] = field(default_factory=dict[str, str])
+    nullable: tuple[str, ...] | None = None
+    non_nullable: tuple[str, ...] | None = None
+    materialization_details: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """Where an immutable table lives and what is known about it. Text and numbers only, so that any process can open it.
+
+    Attributes:
+        id: Its key in the catalog.
+        stage, generation: Where it was written (a later generation may point to it).
+        name: Its readable name there.
+        location: The store's own address of it (a path below the base path; a schema and table).
+        schema: Its columns.
+        identity: Hash of what it is; equal identities promise equal rows, columns and options.
+        rows: Count, where the store knows it.
+        size: Bytes, where the store knows it.
+        content_hash: Hash of schema and rows with its algorithm's name (`arrow1:...`), or None.
+        options: What was declared with it.
+        query: The query that made it, with readable names, or None.
+    """
+
+    id: str
+    stage: str
+    generation: int
+    name: str
+    location: str
+    schema: TableSchema
+    identity: str
+    rows: int | None = None
+    size: int | None = None
+    content_hash: str | None = None
+    options: TableOptions = field(default_factory=TableOptions)
+    query: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """Where an immutable blob lives.
+
+    Attributes:
+        id, stage, generation, name, location: As for `StoredTable`.
+        identity: SHA-256 of its bytes, hexadecimal. Checked before the blob is read.
+        size: Bytes.
+        format: How its bytes are to be read (`pickle`).
+    """
+
+    id: str
+    stage: str
+    generation: int
+    name: str
+    location: str
+    identity: str
+    size: int
+    format: str
+
+
+StoredObject = StoredTable | StoredBlob
+
+
+# --- from a store to a task ---------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BatchSource:
+    """A stored table as a stream of Arrow record batches; `stream` offers `__arrow_c_stream__` and can be read once."""
+
+    stream: Any
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A stored table as Parquet files: absolute paths, or URLs that fsspec understands."""
+
+    paths: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class QuerySource:
+    """A stored table as SQL.
+
+    Attributes:
+        place: What may stand behind FROM to read it (`read_parquet('...')`, `"features__g17"."joined"`).
+        connection: The native connection on which `place` means this table (for DuckDB a cursor); open until the task ends.
+    """
+
+    place: str
+    connection: Any
+
+
+Source = BatchSource | FileSource | QuerySource
+
+
+# --- from a task to a store ---------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BatchData:
+    """Rows in memory or coming as a stream.
+
+    Attributes:
+        stream: Returns an object with `__arrow_c_stream__`. May be called again only if `in_memory`.
+        in_memory: The rows are all here, so they can be hashed before they are written (and need not be written if they are known).
+        rows: Count, if known beforehand.
+    """
+
+    stream: Callable[[], Any]
+    in_memory: bool
+    rows: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FileData:
+    """Rows whose library writes Parquet itself, best without passing through our hands.
+
+    Attributes:
+        write: Writes one Parquet file at an absolute local path.
+        stream: As in `BatchData` when the rows are all in memory, else None (a lazy frame: rows are seen only while they are written).
+        rows: Count, if known beforehand.
+    """
+
+    write: Callable[[str], None]
+    stream: Callable[[], Any] | None = None
+    rows: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class QueryData:
+    """Rows that the store makes itself.
+
+    Attributes:
+        text: One SELECT (or WITH, VALUES, FROM...) in the store's dialect. Inputs stand in it as logical tokens (see `Placeholder`).
+    """
+
+    text: str
+
+
+TableData = BatchData | FileData | QueryData
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """Stands for an input table in SQL, as the two-part name `"{SCHEMA}"."{label}"`, until the query has been hashed.
+
+    A query is hashed with this token and run with the place of the stored table. `label` is the input's place among the arguments
+    (`names`, `tbls.flights`), so it changes neither with versions nor with data. Never replaced by text search: the store finds
+    the tokens with a tokenizer.
+    """
+
+    label: str
+    table: StoredTable
+
+
+#: The schema part of every placeholder. A user's schema of this name would clash; it is refused as a stage name by its double underscore ending.
+PLACEHOLDER_SCHEMA = "pipedag__in"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A query in two shapes.
+
+    Attributes:
+        canonical: For hashing: tokens joined by single spaces; literals as they are; no comments; inputs as the identities of their tables.
+        text: For running: inputs replaced by where the tables are.
+        readable: For people: inputs as `stage.table`.
+        inputs: Labels of the placeholders that occur in it.
+    """
+
+    canonical: str
+    text: str
+    readable: str
+    inputs: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a table is to be written.
+
+    Attributes:
+        stage, generation, name: Readable address; the store makes the physical one, and never writes over anything.
+        flow, task: For messages.
+        options: What was declared with the table.
+        hash_content: Whether a content hash is wanted.
+        lazy: The rows come from a query that a lazy task returned.
+    """
+
+    stage: str
+    generation: int
+    name: str
+    task: str
+    options: TableOptions = field(default_factory=TableOptions)
+    hash_content: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a store knows about a table that it has just written; it becomes a `StoredTable` when the catalog has its row."""
+
+    location: str
+    schema: TableSchema
+    rows: int | None
+    size: int | None
+    content_hash: str | None

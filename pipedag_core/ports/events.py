@@ -1,0 +1,124 @@
+"""What a program can know about a run while it goes on: reports of steps, and events for observers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any, Protocol, final
+
+
+class Outcome(Enum):
+    """How a step ended."""
+
+    OPENED = "opened"
+    RAN = "ran"
+    CACHED = "cached"
+    COMMITTED = "committed"
+    UNCHANGED = "unchanged"
+    FINISHED = "finished"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    WAITING = "waiting"
+
+    @property
+    def is_good(self) -> bool:
+        """Whether steps that depend on this one may start."""
+        return self not in (Outcome.FAILED, Outcome.SKIPPED, Outcome.WAITING)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """How one call of `execute` ended.
+
+    Attributes:
+        step: Id of the step.
+        outcome: How it ended.
+        reason: Why, in words ("version 1.0 -> 1.1", "query changed", "cache valid").
+        stage, task: Where; the task's id without its stage, or None.
+        tables: Readable names of the tables of a task's output.
+        rows: Rows of all tables written or pointed to, where known.
+        seconds: Wall time.
+        error: The exception of a failed step, in the process where it happened.
+        message: The error as text.
+    """
+
+    step: str
+    outcome: Outcome
+    reason: str = ""
+    stage: str | None = None
+    task: str | None = None
+    tables: tuple[str, ...] = ()
+    rows: int | None = None
+    seconds: float = 0.0
+    message: str = ""
+    error: BaseException | None = field(default=None, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON values, without the exception object."""
+        result = {key: value for key, value in asdict(self).items() if key != "error"} if self.error is None else self._without_error().to_dict()
+        result["outcome"] = self.outcome.value
+        return result
+
+    def _without_error(self) -> StepReport:
+        return StepReport(
+            self.step, self.outcome, self.reason, self.stage, self.task, self.tables, self.rows, self.seconds, self.message or str(self.error)
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The first step of a run in this process is about to start."""
+
+    run_id: str
+    flow: str
+    instance: str
+    steps: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A step is about to be carried out."""
+
+    run_id: str
+    step: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """A step was carried out or skipped."""
+
+    run_id: str
+    report: StepReport
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PointReached:
+    """A named point around recording and committing was passed; for tests of what happens when a process dies there."""
+
+    run_id: str
+    point: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The finish step has written the run's state."""
+
+    run_id: str
+    state: str
+
+
+Event = RunStarted | StepStarted | StepEnded | PointReached | RunFinished
+
+
+class RunObserver(Protocol):
+    """Is told what happens in a run. What it raises is logged as a warning and never disturbs the run."""
+
+    def on_event(self, event: Event) -> None:
+        """Take note of an event. Called from the thread in which it happened; must return quickly."""
+        ...

@@ -1,0 +1,98 @@
+"""What converts between one Python table type and the three forms in which tables cross a port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, final, runtime_checkable
+
+from pipedag_core.ports.data import StoredTable, TableData, TableSchema
+from pipedag_core.ports.stores import Capabilities, StoreSession
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ReadContext:
+    """What a hook may need to load an input.
+
+    Attributes:
+        session: The task's access to the store.
+        capabilities: What the store can do.
+        label: The input's place among the arguments, `names` or `tbls.flights`; also its logical token in SQL.
+        alias: The last part of the label, a readable name for the table inside a query.
+        args: Options of this hook from the configuration (`hook_args`).
+    """
+
+    session: StoreSession
+    capabilities: Capabilities
+    label: str
+    alias: str
+    args: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WriteContext:
+    """What a hook may need to hand over an output: where it is used, for messages, and what the store takes."""
+
+    session: StoreSession
+    capabilities: Capabilities
+    task: str
+    path: str
+    args: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class TableHook(Protocol):
+    """Converts one family of table types. Holds no state; safe to use from several threads."""
+
+    #: Inputs are references into the store (SQL), so handing them over reads no rows and lazy tasks may get them.
+    by_reference: bool
+
+    def read(self, table: StoredTable, as_type: Any, context: ReadContext) -> Any:
+        """Return the stored table as an object of `as_type`: n rows x the columns in their written order."""
+        ...
+
+    def write(self, obj: Any, context: WriteContext) -> TableData:
+        """Hand the object over in the best form that the store takes. Reads no rows yet; never collects a lazy object.
+
+        Raises:
+            MaterializationError: The object is not a table that can be kept.
+        """
+        ...
+
+
+@runtime_checkable
+class TracingHook(Protocol):
+    """A hook whose types can say what they would do: what `AUTO_VERSION` needs."""
+
+    def empty(self, schema: TableSchema, as_type: Any, label: str) -> Any:
+        """Return an object of `as_type` with this schema and no rows, held in memory; it carries `label` as its origin."""
+        ...
+
+    def trace(self, obj: Any) -> str:
+        """Return the expression that the object stands for, as canonical text that names origins and the library's version.
+
+        Raises:
+            TracingRefused: The expression holds something that cannot be seen into (a Python function, an outside file), or it was executed.
+        """
+        ...
+
+
+class HookRegistry(Protocol):
+    """Finds hooks by the names of types, without importing their libraries."""
+
+    def for_object(self, obj: Any) -> TableHook | None:
+        """Return the hook for this object's type or the nearest of its ancestors, else the one for `__arrow_c_stream__`, else None."""
+        ...
+
+    def for_type(self, as_type: Any) -> TableHook:
+        """Return the hook that can load inputs as `as_type`.
+
+        Raises:
+            ConfigError: There is none; the message lists the types that there are.
+        """
+        ...
+
+    def args(self, hook: TableHook) -> Mapping[str, Any]:
+        """Return the options of this hook from the configuration."""
+        ...

@@ -1,0 +1,157 @@
+"""What keeps tables and blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+from pipedag_core.ports.data import (
+    Form,
+    Placeholder,
+    Prepared,
+    Source,
+    StoredTable,
+    TableData,
+    Target,
+    Written,
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a store can do; asked for instead of who it is.
+
+    Attributes:
+        reads, writes: Forms in which tables can be had and given. A hook picks the first of its own preferences that is offered.
+        dialect: Name of the SQL dialect as sqlglot and SQLAlchemy know it (`duckdb`, `postgres`).
+        max_name_bytes: Longest readable table name.
+    """
+
+    reads: frozenset[Form]
+    writes: frozenset[Form]
+    dialect: str
+    max_name_bytes: int
+
+
+class StoreSession(Protocol):
+    """One task's access to a store: its connection, alone on it, until the task ends. Not shared between threads."""
+
+    def read(self, table: StoredTable, form: Form) -> Source:
+        """Return the table in this form, without reading rows.
+
+        Raises:
+            StoredDataMissing: The table is gone, cut short or damaged.
+            UnsupportedByStore: The form is not among `capabilities.reads`.
+        """
+        ...
+
+    def prepare(self, sql: str, placeholders: Mapping[str, Placeholder], stages: frozenset[str]) -> Prepared:
+        """Turn one query, or a whole script, into what is hashed and what is run.
+
+        Args:
+            sql: In the store's dialect; inputs stand in it as `"pipedag__in"."<label>"`, quoted or not.
+            placeholders: Label -> input of this task.
+            stages: Names of all stages of the flow. A table written as `stage.table` is bound to the input that it names.
+
+        Raises:
+            MaterializationError: The text is not SQL that can be tokenized; or it names a table of a stage that is not an input of the task
+                (the message says to pass it as an argument).
+        """
+        ...
+
+    def write(self, data: TableData, target: Target, *, prepared: Prepared | None = None) -> Written:
+        """Write a table completely, at a place where nothing was, in one pass.
+
+        `QueryData` comes with its `prepared` shape. A content hash is made if `target.hash_content`: in the pass that writes, or by one
+        aggregate over the written file where the rows do not pass through our hands. On an error nothing that could be mistaken for a
+        table is left, and what was written is removed.
+
+        Raises:
+            QueryFailed: The database refused the query; the message holds the readable query.
+            MaterializationError: The rows cannot be kept (duplicate or empty column names, a type that would lose information).
+            StoreError: No space, no rights, no connection.
+        """
+        ...
+
+    def run_script(
+        self, prepared: Prepared, inputs: Sequence[StoredTable], stage: str, target: Target
+    ) -> Mapping[str, tuple[Target, Written]]:
+        """Run the statements of a script, in order, and write each table and view that exists in schema `stage` afterwards.
+
+        Unqualified names are created in schema `stage`; inputs can be read under `stage.table`. `target` gives generation and task.
+
+        Returns:
+            Readable name -> where it was to go and what was written.
+
+        Raises:
+            QueryFailed: With the statement that failed.
+        """
+        ...
+
+    def hash_rows(self, data: TableData) -> str | None:
+        """Return the content hash of rows in memory, equal to what `write` would find; None if the rows are not in memory."""
+        ...
+
+
+class TableStore(Protocol):
+    """Keeps immutable tables. Nothing is a table before the catalog records it. Safe to use from several threads."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store can do."""
+        ...
+
+    def session(self, label: str) -> AbstractContextManager[StoreSession]:
+        """Lease a connection for one task; `label` (flow and task) is shown where the database can show it."""
+        ...
+
+    def missing(self, tables: Sequence[StoredTable]) -> Sequence[StoredTable]:
+        """Return those of the tables whose data is gone or has not the recorded size; cheap, it reads no rows."""
+        ...
+
+    def show(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> None:
+        """Refresh the readable names: stage -> (readable name -> table). What is not named is no longer shown. May be repeated."""
+        ...
+
+    def drop(self, locations: Sequence[str]) -> None:
+        """Remove tables for good. A location that is gone already is no error."""
+        ...
+
+    def close(self) -> None:
+        """Give back all connections."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Keeps immutable blobs. Safe to use from several threads."""
+
+    def encode(self, obj: Any) -> tuple[bytes, str]:
+        """Return the object's bytes and the name of their format.
+
+        Raises:
+            MaterializationError: The object cannot be turned into bytes.
+        """
+        ...
+
+    def write(self, raw: bytes, format: str, stage: str, generation: int, name: str) -> str:
+        """Write bytes at a place where nothing was, and return its location."""
+        ...
+
+    def read(self, location: str, format: str, sha256: str) -> Any:
+        """Return the object, after its bytes have been checked against `sha256`.
+
+        Raises:
+            StoredDataMissing: The blob is gone or its bytes are others.
+        """
+        ...
+
+    def missing(self, locations: Mapping[str, int]) -> Sequence[str]:
+        """Return those of the locations (-> bytes) that are gone or have another size."""
+        ...
+
+    def drop(self, locations: Sequence[str]) -> None:
+        """Remove blobs for good. A location that is gone already is no error."""
+        ...

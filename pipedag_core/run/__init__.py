@@ -1,0 +1,1 @@
+"""The life of one step: what `execute` does, whoever calls it."""

@@ -1,0 +1,250 @@
+"""From the references among a task's arguments to what they stand for: stored tables, blobs and plain values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast, final
+
+from pipedag_core.cache import codec, fingerprint
+from pipedag_core.define.flow import Stage
+from pipedag_core.define.refs import Merged, Reference, TaskGetItem
+from pipedag_core.define.task import Task
+from pipedag_core.define.walk import iter_leaves, map_leaves
+from pipedag_core.errors import RunError, UnknownItem, UnsupportedValue
+from pipedag_core.plan.model import Plan, StepKind
+from pipedag_core.ports.catalogs import FoundResult, TaskKey
+from pipedag_core.ports.data import Placeholder, StoredBlob, StoredObject, StoredTable
+from pipedag_core.run.session import Run, Session
+
+_UNSAFE = re.compile(r"[^a-z0-9_]+")
+
+
+@final
+class RawTables(Mapping[str, Any]):
+    """The tables that a RawSql script made: `raw["name"]`, iteration and `in`, by readable name."""
+
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        self._tables = dict(tables)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._tables[name.casefold()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.casefold() in self._tables
+
+    def map(self, function: Callable[[Any, str], Any]) -> RawTables:
+        """Return the same names with other objects."""
+        return RawTables({name: function(table, name) for name, table in self._tables.items()})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TaskInputs:
+    """A task's arguments with everything looked up and nothing loaded.
+
+    Attributes:
+        parameters: As in `Task.parameters`, with `StoredTable`, `StoredBlob` and `RawTables` where references stood.
+        placeholders: Label -> table, for every table among them.
+        labels: Path -> label.
+    """
+
+    parameters: Mapping[str, Any]
+    placeholders: Mapping[str, Placeholder]
+    labels: Mapping[str, str]
+
+    @property
+    def tables(self) -> Sequence[StoredTable]:
+        """All tables among the arguments."""
+        return [placeholder.table for placeholder in self.placeholders.values()]
+
+    def hashed(self) -> str:
+        """Return the arguments as canonical JSON with inputs as their identities."""
+        return codec.dumps(codec.encode(dict(self.parameters), _identity_leaf))
+
+    def parts(self) -> dict[str, str]:
+        """Return what goes into a fingerprint, part by part, for saying what changed."""
+        parts: dict[str, str] = {}
+        for name, value in self.parameters.items():
+            for path, leaf in leaves(value, name):
+                if isinstance(leaf, (StoredTable, StoredBlob)):
+                    parts[f"input {path}"] = leaf.identity
+            frame = codec.dumps(codec.encode(value, _frame_leaf))
+            if frame != '{"$":"input"}':
+                parts[f"argument {name}"] = fingerprint.short(frame)
+        return parts
+
+
+def resolve(session: Session, run: Run, plan: Plan, task: Task) -> TaskInputs:
+    """Look up everything that a task's arguments refer to, as this run sees it.
+
+    Raises:
+        RunError: A task whose result is needed has none; the message says which stage to run.
+        UnknownItem: A result has no such item.
+    """
+    values = upstream_values(session, run, plan, task.upstream, f"Task {task.stage.name}.{task.id}")
+    cache: dict[int, Any] = {}
+
+    def leaf(value: Any, path: str) -> Any:
+        return resolve_reference(value, values, cache) if isinstance(value, Reference) else value
+
+    parameters = {name: map_leaves(value, leaf, name) for name, value in task.parameters.items()}
+    return label(parameters)
+
+
+def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task], who: str) -> Mapping[Task, Any]:
+    """Return the decoded results of tasks."""
+    if not tasks:
+        return {}
+    own = {(step.stage, step.task) for step in plan.steps if step.kind is StepKind.TASK}
+    keys: dict[Task, TaskKey] = {}
+    for item in tasks:
+        from_outside = (item.stage.name, item.id) not in own and not run.options.ignore_position_hashes
+        position = plan.task(item.stage.name, item.id).position if from_outside else ""
+        keys[item] = TaskKey(item.stage.name, item.id, position)
+    found = session.catalog.inputs(run.id, tuple(keys.values()))
+    absent = [item for item, key in keys.items() if key not in found]
+    if absent:
+        names = ", ".join(f"{item.stage.name}.{item.id}" for item in absent)
+        stages = sorted({item.stage.name for item in absent})
+        raise RunError(
+            f"{who} of flow {plan.flow!r} needs the result of {names}, which is not there for the flow as it is wired now. "
+            f"Run {'stage' if len(stages) == 1 else 'stages'} {', '.join(stages)} first, or the whole flow.",
+            flow=plan.flow,
+            tasks=tuple(names.split(", ")),
+        )
+    return {item: decode_output(found[key]) for item, key in keys.items()}
+
+
+def decode_output(found: FoundResult) -> Any:
+    """Return a task's result with `StoredTable`, `StoredBlob` and `RawTables` in place of what is stored."""
+    def leaf(node: Mapping[str, Any]) -> Any:
+        match node["$"]:
+            case "object":
+                return found.objects[node["id"]]
+            case "raw":
+                return RawTables({name: found.objects[inner["id"]] for name, inner in node["tables"].items()})
+            case other:
+                raise UnsupportedValue(
+                    f"The catalog holds a value of the unknown kind {other!r} for task {found.stage}.{found.result.task}. It was written by another "
+                    "version of pipedag; use that one, or run with cache_validation_mode=FORCE_CACHE_INVALID."
+                )
+
+    return codec.decode(json.loads(found.result.output), leaf)
+
+
+def resolve_reference(reference: Reference, values: Mapping[Task, Any], cache: dict[int, Any]) -> Any:
+    """Return what a reference stands for."""
+    if id(reference) in cache:
+        return cache[id(reference)]
+    if isinstance(reference, Task):
+        result = values[reference]
+    elif isinstance(reference, TaskGetItem):
+        result = _item(resolve_reference(reference.parent, values, cache), reference)
+    elif isinstance(reference, Merged):
+        result = _merge(reference, values, cache)
+    else:
+        raise RunError(f"A reference of type {type(reference).__name__} was left in the arguments of a task. Use the flow after its `with` block.")
+    cache[id(reference)] = result
+    return result
+
+
+def _item(parent: Any, reference: TaskGetItem) -> Any:
+    task = reference.task
+    key = reference.key
+    try:
+        if reference.kind == "attr" or (isinstance(key, str) and hasattr(type(parent), "__dataclass_fields__")):
+            return getattr(parent, str(key))
+        return parent[key]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        known = f" It has: {', '.join(map(repr, cast('Mapping[Any, Any]', parent)))}." if isinstance(parent, Mapping) else ""
+        if isinstance(parent, (list, tuple)):
+            known = f" It has {len(cast('Sequence[Any]', parent))} items."
+        raise UnknownItem(
+            f"The result of task {task.stage.name}.{task.id} has no item {key!r}; it is a {type(parent).__name__}.{known}",
+            stage=task.stage.name,
+            task=task.id,
+            item=key,
+        ) from None
+
+
+def _merge(reference: Merged, values: Mapping[Task, Any], cache: dict[int, Any]) -> Any:
+    merged: dict[Any, Any] = {}
+    for part in (reference.base, *reference.others):
+        value = map_leaves(part, lambda leaf, _: resolve_reference(leaf, values, cache) if isinstance(leaf, Reference) else leaf, "")
+        if not isinstance(value, Mapping):
+            raise UnknownItem(f"`update` and `|` merge dicts, but one part is a {type(value).__name__} when the flow runs: {part!r}.")
+        merged.update(cast("Mapping[Any, Any]", value))
+    return merged
+
+
+def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (path, leaf) of a nest, going into `RawTables` too."""
+    for inner, leaf in iter_leaves(value):
+        where = codec.join(path, inner) if inner else path
+        if isinstance(leaf, RawTables):
+            for name, table in leaf.items():
+                yield codec.join(where, name), table
+        else:
+            yield where, leaf
+
+
+def map_inputs(value: Any, function: Callable[[Any, str], Any], path: str) -> Any:
+    """Rebuild a nest with `function(leaf, path)` for every leaf, going into `RawTables` too."""
+
+    def leaf(item: Any, where: str) -> Any:
+        if isinstance(item, RawTables):
+            return item.map(lambda table, name: function(table, codec.join(where, name)))
+        return function(item, where)
+
+    return map_leaves(value, leaf, path)
+
+
+def label(parameters: Mapping[str, Any]) -> TaskInputs:
+    """Give every table among the arguments a label that is safe as an SQL identifier and depends on its place alone."""
+    placeholders: dict[str, Placeholder] = {}
+    labels: dict[str, str] = {}
+    for name, value in parameters.items():
+        for path, leaf in leaves(value, name):
+            if isinstance(leaf, StoredTable):
+                base = _UNSAFE.sub("_", path.casefold()) or "t"
+                text, count = base, 1
+                while text in placeholders:
+                    count += 1
+                    text = f"{base}_{count}"
+                placeholders[text] = Placeholder(text, leaf)
+                labels[path] = text
+    return TaskInputs(parameters, placeholders, labels)
+
+
+def _identity_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
+    if isinstance(value, (StoredTable, StoredBlob)):
+        return {"$": "input", "identity": value.identity}
+    if isinstance(value, RawTables):
+        return {"$": "raw", "tables": {name: _identity_leaf(table, path) for name, table in value.items()}}
+    return _opaque_leaf(value)
+
+
+def _frame_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
+    return {"$": "input"} if isinstance(value, (StoredTable, StoredBlob, RawTables)) else _opaque_leaf(value)
+
+
+def _opaque_leaf(value: Any) -> Mapping[str, Any] | None:
+    if isinstance(value, Stage):
+        return {"$": "stage", "name": value.name}
+    if getattr(value, "__pipedag_config__", False):
+        return {"$": "config", "instance": str(getattr(value, "instance_id", ""))}
+    return None
+
+
+def objects_of(value: Any) -> Sequence[StoredObject]:
+    """Return all stored objects in a resolved value."""
+    return [leaf for _, leaf in leaves(value, "") if isinstance(leaf, (StoredTable, StoredBlob))]

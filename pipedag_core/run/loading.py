@@ -1,0 +1,99 @@
+"""From stored tables and blobs to the objects that a task asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from pipedag_core.define.task import Task
+from pipedag_core.errors import FlowError, PipedagError, TracingRefused
+from pipedag_core.ports.data import StoredBlob, StoredTable
+from pipedag_core.ports.hooks import ReadContext, TableHook, TracingHook
+from pipedag_core.ports.stores import StoreSession
+from pipedag_core.run.inputs import TaskInputs, map_inputs
+from pipedag_core.run.session import Session
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Arguments ready for the call.
+
+    Attributes:
+        parameters: As the task's function takes them.
+        references: id of an object that only refers to a stored table -> the object and that table; returned as it came, it becomes a pointer.
+    """
+
+    parameters: Mapping[str, Any]
+    references: dict[int, tuple[Any, StoredTable]] = field(default_factory=dict[int, tuple[Any, StoredTable]])
+
+
+def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs) -> Loaded:
+    """Load everything among the arguments, in the `input_type` that the task asked for.
+
+    Raises:
+        FlowError: The task gets tables and declares no `input_type`.
+        StoredDataMissing: A stored table or blob is gone or damaged.
+    """
+    references: dict[int, tuple[Any, StoredTable]] = {}
+    hook = _hook(session, task) if inputs.placeholders else None
+
+    def leaf(value: Any, path: str) -> Any:
+        if isinstance(value, StoredBlob):
+            return session.blobs.read(value.location, value.format, value.identity)
+        if not isinstance(value, StoredTable) or hook is None:
+            return value
+        loaded = read_table(session, access, hook, value, task.options.input_type, inputs.labels[path], path)
+        if hook.by_reference:
+            references[id(loaded)] = (loaded, value)
+        return loaded
+
+    return Loaded({name: map_inputs(value, leaf, name) for name, value in inputs.parameters.items()}, references)
+
+
+def read_table(session: Session, access: StoreSession, hook: TableHook, table: StoredTable, as_type: Any, label: str, path: str) -> Any:
+    """Load one stored table; the error says which one."""
+    alias = path.rpartition(".")[2]
+    try:
+        return hook.read(table, as_type, ReadContext(access, session.tables.capabilities, label, alias, session.hooks.args(hook)))
+    except PipedagError:
+        raise
+    except Exception as error:
+        error.add_note(f"pipedag: while loading table {table.stage}.{table.name} (generation {table.generation}) for input {path!r}")
+        raise
+
+
+def load_empty(session: Session, task: Task, inputs: TaskInputs) -> Loaded:
+    """Give the task inputs without rows, which know where they come from, for AUTO_VERSION."""
+    references: dict[int, tuple[Any, StoredTable]] = {}
+    hook = _hook(session, task) if inputs.placeholders else None
+    if hook is not None and not isinstance(hook, TracingHook):
+        raise TracingRefused(
+            f"Task {task.stage.name}.{task.id} has version=AUTO_VERSION, but what it would do on {task.options.input_type!r} cannot be seen without "
+            "running it. Use input_type=pl.LazyFrame or a DuckDB relation, or give it a version such as version='1.0'.",
+            stage=task.stage.name,
+            task=task.id,
+        )
+
+    def leaf(value: Any, path: str) -> Any:
+        if isinstance(value, StoredBlob):
+            return session.blobs.read(value.location, value.format, value.identity)
+        if not isinstance(value, StoredTable) or hook is None:
+            return value
+        empty = hook.empty(value.schema, task.options.input_type, inputs.labels[path])
+        references[id(empty)] = (empty, value)
+        return empty
+
+    return Loaded({name: map_inputs(value, leaf, name) for name, value in inputs.parameters.items()}, references)
+
+
+def _hook(session: Session, task: Task) -> TableHook:
+    if task.options.input_type is None:
+        raise FlowError(
+            f"Task {task.stage.name}.{task.id} gets tables as arguments but does not say in which library it wants them. "
+            "Declare it, for instance @materialize(input_type=pl.LazyFrame) or input_type=sa.Table.",
+            stage=task.stage.name,
+            task=task.id,
+        )
+    return session.hooks.for_type(task.options.input_type)

@@ -1,0 +1,143 @@
+"""What a run gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, final
+
+from pipedag_core.define.flow import Flow
+from pipedag_core.define.refs import Reference
+from pipedag_core.define.task import Task
+from pipedag_core.define.walk import map_leaves
+from pipedag_core.errors import UnsupportedByStore
+from pipedag_core.plan.model import Plan
+from pipedag_core.ports.data import StoredBlob, StoredTable
+from pipedag_core.ports.events import Outcome, StepReport
+from pipedag_core.ports.hooks import TableHook
+from pipedag_core.run.inputs import map_inputs, resolve_reference, upstream_values
+from pipedag_core.run.loading import read_table
+from pipedag_core.run.session import Run, Session
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    """What a run gave: whether it went well, what happened step by step, and its values on demand.
+
+    Attributes:
+        flow, plan, run_id: What ran.
+        successful: All steps ended well.
+        exception: The first failed step's exception, as the task raised it; None if there is none.
+        reports: One per step, in the order in which they ended.
+    """
+
+    flow: Flow
+    plan: Plan
+    run_id: str
+    reports: Sequence[StepReport]
+    run: Run
+    open_session: Callable[[], AbstractContextManager[Session]]
+
+    @property
+    def successful(self) -> bool:
+        """Whether all steps ended well."""
+        return all(report.outcome.is_good for report in self.reports)
+
+    @property
+    def exception(self) -> BaseException | None:
+        """The first failed step's exception."""
+        return next((report.error for report in self.reports if report.outcome is Outcome.FAILED), None)
+
+    @property
+    def task_states(self) -> Mapping[Task, Outcome]:
+        """Every task that was part of the run -> how its step ended."""
+        outcomes = {(report.stage, report.task): report.outcome for report in self.reports if report.task is not None}
+        return {task: outcomes[key] for task in self.flow.tasks if (key := (task.stage.name, task.id)) in outcomes}
+
+    @property
+    def task_values(self) -> Mapping[Task, Any]:
+        """Every task that ended well -> what it returned, with `StoredTable` and `StoredBlob` for what is stored."""
+        good = [task for task, outcome in self.task_states.items() if outcome.is_good]
+        with self.open_session() as session:
+            return upstream_values(session, self.run, self.plan, good, "The result")
+
+    def get(self, reference: Reference, as_type: Any = None) -> Any:
+        """Return what a task, or an item of it, gave in this run.
+
+        Args:
+            reference: A task of the flow, or an item of one.
+            as_type: The type in which tables are wanted; by default the task's own `input_type` if it is a frame, else `pyarrow.Table`.
+
+        Raises:
+            RunError: The task has no result in this run, or its generation has been cleaned up since.
+        """
+        with self.open_session() as session:
+            values = upstream_values(session, self.run, self.plan, list(reference.tasks), "This result")
+            return load_value(session, resolve_all(reference, values), as_type, next(iter(reference.tasks)))
+
+    def to_frame(self) -> Any:
+        """Return the reports as a `pyarrow.Table`: steps x (step, stage, task, outcome, reason, rows, seconds, message)."""
+        from importlib import import_module
+
+        rows = [report.to_dict() for report in self.reports]
+        names = ("step", "stage", "task", "outcome", "reason", "rows", "seconds", "message")
+        return import_module("pyarrow").table({name: [row[name] for row in rows] for name in names})
+
+    def __repr__(self) -> str:
+        steps = [report for report in self.reports if report.task is not None]
+        counts: dict[str, int] = {}
+        for report in steps:
+            counts[report.outcome.value] = counts.get(report.outcome.value, 0) + 1
+        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        return f"<Result of flow {self.flow.name!r}: {'successful' if self.successful else 'failed'}; tasks: {told or 'none'}; run {self.run_id}>"
+
+
+def resolve_all(value: Any, values: Mapping[Task, Any]) -> Any:
+    """Return a nest with every reference in it resolved."""
+    cache: dict[int, Any] = {}
+    return map_leaves(value, lambda leaf, _: resolve_reference(leaf, values, cache) if isinstance(leaf, Reference) else leaf, "")
+
+
+def load_value(session: Session, value: Any, as_type: Any, task: Task) -> Any:
+    """Load everything that is stored in a resolved value."""
+    hook: TableHook | None = None
+    wanted = as_type
+
+    def table_hook() -> TableHook:
+        nonlocal hook, wanted
+        if hook is None:
+            hook, wanted = _choose(session, as_type, task)
+        return hook
+
+    with session.tables.session("result") as access:
+
+        def leaf(item: Any, path: str) -> Any:
+            if isinstance(item, StoredTable):
+                return read_table(session, access, table_hook(), item, wanted, "result", path)
+            if isinstance(item, StoredBlob):
+                return session.blobs.read(item.location, item.format, item.identity)
+            return item
+
+        return map_inputs(value, leaf, "")
+
+
+def _choose(session: Session, as_type: Any, task: Task) -> tuple[TableHook, Any]:
+    if as_type is not None:
+        hook = session.hooks.for_type(as_type)
+        if hook.by_reference:
+            raise UnsupportedByStore(
+                f"Tables can be had as {as_type!r} only inside a task. Ask for a frame, such as as_type=pl.DataFrame, or query the store's explore file."
+            )
+        return hook, as_type
+    if task.options.input_type is not None:
+        hook = session.hooks.for_type(task.options.input_type)
+        if not hook.by_reference:
+            return hook, task.options.input_type
+    from importlib import import_module
+
+    arrow = import_module("pyarrow").Table
+    return session.hooks.for_type(arrow), arrow
+
+

@@ -1,0 +1,124 @@
+"""The opened parts that a step works with, and what it needs to know of its run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, final
+
+from pipedag_core.cache.modes import CacheValidationMode
+from pipedag_core.ports.catalogs import Catalog, GenerationKey, Retention, RunInfo
+from pipedag_core.ports.events import Event, RunObserver
+from pipedag_core.ports.hooks import HookRegistry
+from pipedag_core.ports.stores import BlobStore, TableStore
+
+log = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Everything that is open while steps run.
+
+    Attributes:
+        catalog, tables, blobs, hooks: The parts, opened.
+        config: The instance's configuration; handed to tasks, otherwise opaque here.
+        observers: Who is told what happens.
+        retention: What clean-up keeps.
+        content_hash_rows: Content hashes are made of tables in memory up to this many rows, where none is needed.
+        auto_table, auto_blob: Names of types that may be returned bare (`pandas.Series`); empty auto_table means all types with a hook.
+        ttl_s: Seconds for which leases and pins of this process's runs hold without being renewed.
+    """
+
+    catalog: Catalog
+    tables: TableStore
+    blobs: BlobStore
+    hooks: HookRegistry
+    config: Any
+    observers: Sequence[RunObserver] = ()
+    retention: Retention = field(default_factory=Retention)
+    content_hash_rows: int = 1_000_000
+    auto_table: Sequence[str] = ()
+    auto_blob: Sequence[str] = ()
+    ttl_s: float = 30.0
+
+    def tell(self, event: Event) -> None:
+        """Tell all observers; what they raise never disturbs the run."""
+        for observer in self.observers:
+            try:
+                observer.on_event(event)
+            except Exception:
+                log.warning("observer %r failed at %s; the run goes on", observer, type(event).__name__, exc_info=True)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the caller of a run chose, the same for every step wherever it is executed."""
+
+    mode: CacheValidationMode = CacheValidationMode.NORMAL
+    disable_cache_function: bool = False
+    ignore_task_version: bool = False
+    ignore_position_hashes: bool = False
+
+    def to_json(self) -> str:
+        """Return the options as JSON text."""
+        return json.dumps({**asdict(self), "mode": self.mode.value})
+
+    @classmethod
+    def from_json(cls, text: str) -> RunOptions:
+        """Return the options that `to_json` wrote."""
+        raw = json.loads(text)
+        return cls(**{**raw, "mode": CacheValidationMode(raw["mode"])})
+
+
+@final
+class KeyedLocks:
+    """One lock per key, kept while somebody holds or awaits it: equal work in one process is done once."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def hold(self, key: str) -> Iterator[None]:
+        """Hold the lock of a key."""
+        with self._guard:
+            lock, users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, users = self._locks[key]
+                if users == 1:
+                    del self._locks[key]
+                else:
+                    self._locks[key] = (lock, users - 1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as a step sees it.
+
+    Attributes:
+        info, options: How it was registered, and what was chosen.
+        locks: Equal work in this process is done once.
+        open: Generations that this process knows to be open for the run; a mere memory of what the catalog says, whose fences still decide.
+    """
+
+    info: RunInfo
+    options: RunOptions
+    locks: KeyedLocks = field(default_factory=KeyedLocks)
+    open: dict[str, GenerationKey] = field(default_factory=dict[str, GenerationKey])
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.info.run_id

@@ -1,0 +1,203 @@
+"""One step, whatever its kind: the single door through which everything that executes a flow goes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from pipedag_core.define.flow import Flow
+from pipedag_core.define.task import Task
+from pipedag_core.errors import RunError
+from pipedag_core.plan.model import Plan, Step, StepKind
+from pipedag_core.ports.catalogs import GenerationKey, Held, Opened
+from pipedag_core.ports.data import StoredTable
+from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
+from pipedag_core.run.outputs import discard
+from pipedag_core.run.session import Run, Session
+from pipedag_core.run.task_run import run_task
+
+log = logging.getLogger("pipedag_core.run")
+
+
+def execute_step(session: Session, run: Run, flow: Flow, plan: Plan, step: Step, *, state: str | None = None) -> StepReport:
+    """Carry out one step of a registered run.
+
+    Args:
+        session: The opened parts.
+        run: The run, as it was registered with `begin_run`.
+        flow: The flow's code, wired as the plan says.
+        plan: What is being done.
+        step: Which step.
+        state: For the finish step: how the run ended, if the caller knows; else it follows from the catalog.
+
+    Returns:
+        The report. A step that failed is reported as FAILED with its exception; only what ends programs (KeyboardInterrupt, SystemExit) is raised.
+    """
+    session.tell(StepStarted(run.id, step.id))
+    started = time.monotonic()
+    try:
+        match step.kind:
+            case StepKind.OPEN:
+                report = _open(session, run, plan, step)
+            case StepKind.TASK:
+                report = _task(session, run, flow, plan, step)
+            case StepKind.COMMIT:
+                report = _commit(session, run, plan, step)
+            case StepKind.FINISH:
+                report = _finish(session, run, plan, step, state)
+    except Exception as error:  # noqa: BLE001 -- the report carries it, and the caller decides whether to raise it
+        report = StepReport(
+            step.id, Outcome.FAILED, type(error).__name__, step.stage, step.task, message=f"{type(error).__name__}: {error}", error=error
+        )
+    if not report.seconds:
+        report = StepReport(**{**_fields(report), "seconds": time.monotonic() - started})
+    _log(plan, report)
+    session.tell(StepEnded(run.id, report))
+    return report
+
+
+def _fields(report: StepReport) -> dict[str, object]:
+    return {name: getattr(report, name) for name in StepReport.__dataclass_fields__}
+
+
+def _log(plan: Plan, report: StepReport) -> None:
+    level = logging.ERROR if report.outcome is Outcome.FAILED else logging.INFO
+    rows = "" if report.rows is None else f", {report.rows:,} rows"
+    log.log(level, "%s: %s %s (%s%s, %.3f s)", plan.flow, report.step, report.outcome.value, report.message or report.reason, rows, report.seconds)
+
+
+# --- open ---------------------------------------------------------------------------------------------------------------------------
+
+
+def reads_of(plan: Plan, unit: Sequence[str]) -> tuple[str, ...]:
+    """Return the stages outside of a unit whose results its tasks take."""
+    own = set(unit)
+    stages = {task.id: task.stage for task in plan.tasks}
+    found = dict.fromkeys(stages[upstream] for task in plan.tasks if task.stage in own for upstream in task.upstream)
+    return tuple(stage for stage in found if stage not in own)
+
+
+def open_unit(session: Session, run: Run, plan: Plan, stage: str) -> Opened | Held:
+    """Open a stage with all that is committed with it, or find it open."""
+    unit = plan.unit(stage)
+    opened = session.catalog.open_stages(run.id, unit, reads_of(plan, unit), scratch=plan.scratch)
+    if isinstance(opened, Opened):
+        run.open.update(opened.generations)
+    return opened
+
+
+def _open(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
+    assert step.stage is not None
+    opened = open_unit(session, run, plan, step.stage)
+    if isinstance(opened, Held):
+        return _waiting(step, opened)
+    numbers = ", ".join(f"{name} g{key.number}" for name, key in opened.generations.items())
+    return StepReport(step.id, Outcome.OPENED, numbers, step.stage)
+
+
+def _waiting(step: Step, held: Held) -> StepReport:
+    owner = held.owner
+    who = owner.note or "a run"
+    reason = f"stage {held.stage} is being written by {who} (run {held.run_id}, process {owner.pid} on {owner.host})"
+    return StepReport(step.id, Outcome.WAITING, reason, step.stage, step.task)
+
+
+# --- task ---------------------------------------------------------------------------------------------------------------------------
+
+
+def find_task(flow: Flow, stage: str, task: str) -> Task:
+    """Return the flow's task with this stage and id."""
+    for item in flow.tasks:
+        if item.id == task and item.stage.name == stage:
+            return item
+    raise RunError(f"Flow {flow.name!r} has no task {stage}.{task}; the plan was made from other code. Make it again.", stage=stage, task=task)
+
+
+def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> StepReport:
+    assert step.stage is not None
+    assert step.task is not None
+    generation = run.open.get(step.stage)
+    if generation is None:
+        # Another process opened the stage, or the step is executed again after its stage was committed.
+        opened = open_unit(session, run, plan, step.stage)
+        if isinstance(opened, Held):
+            return _waiting(step, opened)
+        generation = opened.generations[step.stage]
+    return run_task(session, run, flow, plan, plan.task(step.stage, step.task), find_task(flow, step.stage, step.task), generation)
+
+
+# --- commit -------------------------------------------------------------------------------------------------------------------------
+
+
+def _commit(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
+    assert step.stage is not None
+    unit = plan.unit(step.stage)
+    _refuse_incomplete(session, run, plan, unit)
+    session.tell(PointReached(run.id, "before_commit"))
+    result = session.catalog.commit(run.id, unit)
+    for stage in unit:
+        run.open.pop(stage, None)
+    session.tell(PointReached(run.id, "after_commit"))
+    numbers = ", ".join(f"{stage} g{number}" for stage, number in result.generations.items())
+    return StepReport(step.id, Outcome.COMMITTED if result.changed else Outcome.UNCHANGED, numbers, step.stage)
+
+
+def _refuse_incomplete(session: Session, run: Run, plan: Plan, unit: Sequence[str]) -> None:
+    """A stage is committed whole: every task of the plan has a result in the generation that becomes visible."""
+    for stage in unit:
+        generation: GenerationKey | None = run.open.get(stage) or _open_generation(session, run, stage)
+        if generation is None:
+            continue
+        done = {result.task for result in session.catalog.results(stage, generation.number)}
+        absent = [task.task for task in plan.tasks if task.stage == stage and task.task not in done]
+        if absent:
+            raise RunError(
+                f"Stage {stage} of flow {plan.flow!r} cannot be committed by run {run.id}: its tasks {', '.join(absent)} have no result in "
+                f"generation {generation.number}. Execute their steps first.",
+                stage=stage,
+                tasks=tuple(absent),
+            )
+
+
+def _open_generation(session: Session, run: Run, stage: str) -> GenerationKey | None:
+    rows = [row for row in session.catalog.generations() if row.stage == stage and row.run_id == run.id and row.state == "open"]
+    return GenerationKey(stage, rows[-1].number) if rows else None
+
+
+# --- finish -------------------------------------------------------------------------------------------------------------------------
+
+
+def _finish(session: Session, run: Run, plan: Plan, step: Step, state: str | None) -> StepReport:
+    state = state or _state(session, run, plan)
+    session.tell(PointReached(run.id, "before_finish"))
+    session.catalog.finish_run(run.id, state)
+    run.open.clear()
+    session.tell(PointReached(run.id, "after_finish"))
+    clean_up(session)
+    shown = {
+        stage: {name: item for name, item in entries.items() if isinstance(item, StoredTable)}
+        for stage, entries in session.catalog.shown().items()
+    }
+    session.tables.show(shown)
+    session.tell(RunFinished(run.id, state))
+    return StepReport(step.id, Outcome.FINISHED, state)
+
+
+def _state(session: Session, run: Run, plan: Plan) -> str:
+    """Say how a run ended, from the catalog alone: all tasks of the plan recorded, and nothing left open."""
+    recorded = {(stage, result.task) for stage, result in session.catalog.task_log(run.id)}
+    wanted = {(step.stage, step.task) for step in plan.steps if step.kind is StepKind.TASK}
+    left_open = any(row.run_id == run.id and row.state == "open" for row in session.catalog.generations())
+    return "succeeded" if wanted <= recorded and not left_open else "failed"
+
+
+def clean_up(session: Session) -> int:
+    """Remove what retention does not keep.
+
+    Returns:
+        The number of stored objects that were deleted.
+    """
+    garbage = session.catalog.expire(session.retention)
+    discard(session, garbage.objects)
+    return len(garbage.objects)

@@ -1,0 +1,361 @@
+"""The life of a task step: resolve, decide, and if need be load, call, write; then record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from pipedag_core.cache import codec, fingerprint
+from pipedag_core.cache.fingerprint import Fingerprint
+from pipedag_core.cache.modes import CacheValidationMode
+from pipedag_core.define.context import TaskContext, executing
+from pipedag_core.define.flow import Flow
+from pipedag_core.define.task import Task
+from pipedag_core.errors import FreshInput, TracingRefused
+from pipedag_core.plan.model import Plan, PlanTask
+from pipedag_core.ports.catalogs import FoundResult, GenerationKey, TaskResult
+from pipedag_core.ports.data import StoredBlob, StoredTable
+from pipedag_core.ports.events import Outcome, PointReached, StepReport
+from pipedag_core.ports.hooks import TracingHook
+from pipedag_core.run import outputs
+from pipedag_core.run.inputs import TaskInputs, map_inputs, resolve
+from pipedag_core.run.loading import Loaded, load, load_empty
+from pipedag_core.run.outputs import Place, Policy
+from pipedag_core.run.session import Run, Session
+
+log = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One execution of one task step: everything that stays the same from its start to its end."""
+
+    session: Session
+    run: Run
+    flow: Flow
+    plan: Plan
+    planned: PlanTask
+    task: Task
+    generation: GenerationKey
+    inputs: TaskInputs
+    started: float
+
+    @property
+    def who(self) -> str:
+        """The task, for messages."""
+        return f"Task {self.planned.id} of flow {self.plan.flow!r}"
+
+
+def run_task(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTask, task: Task, generation: GenerationKey) -> StepReport:
+    """Carry out a task step whose stage is open, and record its result.
+
+    Returns:
+        The report: CACHED if a stored result stands in, RAN otherwise.
+
+    Raises:
+        PipedagError, or whatever the task's function raises.
+    """
+    started = time.monotonic()
+    inputs = resolve(session, run, plan, task)
+    job = Job(session, run, flow, plan, planned, task, generation, inputs, started)
+    kind = planned.cached_by
+    if kind == "version" and run.options.ignore_task_version:
+        kind = "never"
+    forced = _is_forced(job)
+    if kind == "lazy":
+        return _run_lazy(job, forced)
+    if kind == "never":
+        return _execute(job, Policy("never", forced, False, False, None, None), job.inputs.parts(), _why_forced(job) or "no version, always runs")
+    token = str(task.options.version) if kind == "version" else _trace(job)
+    cache_value = _cache_value(job)
+    parts = {("version" if kind == "version" else "expression"): token if kind == "version" else fingerprint.short(token), **inputs.parts()}
+    if cache_value is not None:
+        parts["cache function's value"] = fingerprint.short(cache_value)
+    found = fingerprint.task_fingerprint(
+        stage=planned.stage, task=task.name, kind=kind, token=token, arguments=inputs.hashed(), cache_value=cache_value, parts=parts
+    )
+    # Equal work in one process is done once; whoever comes second finds the first one's result.
+    with run.locks.hold(found.full):
+        if not forced:
+            hit = _find(job, found)
+            if hit is not None:
+                return _record_hit(job, hit)
+            _refuse_fresh_input(job, lazy=False)
+        return _execute(job, Policy(kind, forced, False, False, cache_value, found), parts, _why_forced(job) or _why(job, parts))
+
+
+# --- deciding -----------------------------------------------------------------------------------------------------------------------
+
+
+def _is_forced(job: Job) -> bool:
+    mode = job.run.options.mode
+    has_cache = job.task.options.cache is not None
+    return mode is CacheValidationMode.FORCE_CACHE_INVALID or (mode is CacheValidationMode.FORCE_FRESH_INPUT and has_cache)
+
+
+def _why_forced(job: Job) -> str:
+    if not _is_forced(job):
+        return ""
+    return "forced to run" if job.run.options.mode is CacheValidationMode.FORCE_CACHE_INVALID else "forced to read fresh input"
+
+
+def _why(job: Job, parts: Mapping[str, str]) -> str:
+    before = job.session.catalog.previous(job.planned.stage, job.planned.task)
+    reason = fingerprint.explain(before.parts if before is not None else None, parts)
+    return reason or "stored result is gone"
+
+
+def _cache_value(job: Job) -> str | None:
+    """Return the cache function's value as canonical JSON; None without one."""
+    cache = job.task.options.cache
+    if cache is None:
+        return None
+    if job.run.options.disable_cache_function:
+        return codec.dumps({"disabled": fingerprint.nonce()})
+    parameters = {
+        name: map_inputs(value, lambda leaf, _: leaf, name) for name, value in job.inputs.parameters.items()
+    }
+    args, kwargs = job.task.bind(parameters)
+    with _context(job):
+        value = cache(*args, **kwargs)
+
+    def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
+        return {"$": "input", "identity": item.identity} if isinstance(item, (StoredTable, StoredBlob)) else None
+
+    return codec.dumps(codec.encode(value, leaf))
+
+
+def _find(job: Job, wanted: Fingerprint) -> FoundResult | None:
+    base = _by_base(job)
+    hit = job.session.catalog.find_result(job.run.id, job.planned.stage, wanted.base if base else wanted.full, base=base)
+    if hit is None:
+        return None
+    gone = outputs.missing(job.session, list(hit.objects.values()))
+    if gone:
+        names = sorted(item.name for item in hit.objects.values() if item.id in gone)
+        log.warning("%s: stored %s is gone or damaged; the task runs again", job.who, ", ".join(names))
+        return None
+    return hit
+
+
+def _by_base(job: Job) -> bool:
+    return job.run.options.mode is CacheValidationMode.IGNORE_FRESH_INPUT and job.task.options.cache is not None
+
+
+def _refuse_fresh_input(job: Job, *, lazy: bool) -> None:
+    options = job.task.options
+    if job.run.options.mode is not CacheValidationMode.ASSERT_NO_FRESH_INPUT or options.allow_fresh_input:
+        return
+    if lazy or options.cache is not None:
+        raise FreshInput(
+            f"{job.who} would have to run on fresh input, and cache validation mode ASSERT_NO_FRESH_INPUT forbids it. Run in mode NORMAL to "
+            "take the new input, or declare the task with allow_fresh_input=True.",
+            flow=job.plan.flow,
+            stage=job.planned.stage,
+            task=job.planned.task,
+        )
+
+
+# --- carrying out -------------------------------------------------------------------------------------------------------------------
+
+
+def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) -> StepReport:
+    with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
+        loaded = load(job.session, access, job.task, job.inputs)
+        place = _place(job, access, loaded)
+        marked, slots = outputs.collect(place, _call(job, loaded))
+        outputs.prepare(place, slots, policy)
+        outputs.reuse(place, slots, policy)
+        output = outputs.write(place, marked, slots, job.generation.number, policy)
+    key = policy.fingerprint
+    result = _result(job, output, parts, Outcome.RAN, reason)
+    return _record(job, replace(result, fingerprint=key.full if key else "", base_fingerprint=key.base if key else ""), output)
+
+
+def _run_lazy(job: Job, forced: bool) -> StepReport:
+    cache_value = _cache_value(job)
+    ignored = job.run.options.ignore_task_version and job.task.options.version is not None
+    policy = Policy("lazy", forced, not forced and not ignored, _by_base(job), cache_value, None)
+    with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
+        loaded = load(job.session, access, job.task, job.inputs)
+        place = _place(job, access, loaded)
+        marked, slots = outputs.collect(place, _call(job, loaded))
+        outputs.prepare(place, slots, policy)
+        parts = {**outputs.query_parts(slots, job.inputs), **job.inputs.parts()}
+        if job.task.options.version is not None:
+            parts = {"version": str(job.task.options.version), **parts}
+        if cache_value is not None:
+            parts["cache function's value"] = fingerprint.short(cache_value)
+        # Names of a script's tables are known only when it has run, so its result is found as a whole.
+        script = None
+        if any(slot.is_script for slot in slots):
+            token = codec.dumps([slot.base_key for slot in slots])
+            script = fingerprint.task_fingerprint(
+                stage=job.planned.stage,
+                task=job.task.name,
+                kind="lazy",
+                token=token,
+                arguments=job.inputs.hashed(),
+                cache_value=cache_value,
+                parts=parts,
+            )
+        lock = script.full if script else fingerprint.short("lazy" + "".join(slot.key or "" for slot in slots))
+        with job.run.locks.hold(lock):
+            if script is not None and policy.lookup:
+                hit = _find(job, script)
+                if hit is not None:
+                    return _record_hit(job, hit)
+            outputs.reuse(place, slots, policy)
+            if all(slot.stored is not None for slot in slots):
+                outcome, reason = Outcome.CACHED, "cache valid"
+            else:
+                _refuse_fresh_input(job, lazy=True)
+                outcome, reason = Outcome.RAN, _why_forced(job) or _why(job, parts)
+            output = outputs.write(place, marked, slots, job.generation.number, policy)
+            result = _result(job, output, parts, outcome, reason)
+            if script is not None:
+                result = replace(result, fingerprint=script.full, base_fingerprint=script.base)
+            return _record(job, result, output)
+
+
+def _trace(job: Job) -> str:
+    """Return what an AUTO_VERSION task would do, as canonical text."""
+    with job.session.tables.session(f"{job.plan.flow}: {job.planned.id} (tracing)") as access:
+        loaded = load_empty(job.session, job.task, job.inputs)
+        place = _place(job, access, loaded)
+        try:
+            value = _call(job, loaded)
+        except BaseException as error:
+            error.add_note(f"pipedag: while AUTO_VERSION called task {job.planned.id} on empty inputs to see what it would do")
+            raise
+        marked, slots = outputs.collect(place, value)
+        outputs.unexpected_script(place, slots)
+        if not slots:
+            raise TracingRefused(
+                f"{job.who} has version=AUTO_VERSION but returned no table, so there is no expression to make a version of. "
+                "Give it a version such as version='1.0'.",
+                stage=job.planned.stage,
+                task=job.planned.task,
+            )
+
+        def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
+            if not isinstance(item, outputs.Mark):
+                return None
+            slot = slots[item.index]
+            options = [slot.declared, fingerprint.options_text(slot.options)]
+            if slot.stored is not None:
+                return {"$": "input", "identity": slot.stored.identity}
+            if not isinstance(slot.hook, TracingHook):
+                raise TracingRefused(
+                    f"{job.who} has version=AUTO_VERSION and returned a {type(slot.obj).__name__} at {slot.path or 'the top'}, which cannot be seen into. "
+                    "Return a lazy frame or a DuckDB relation, or give the task a version such as version='1.0'.",
+                    stage=job.planned.stage,
+                    task=job.planned.task,
+                )
+            return {"$": "trace", "text": slot.hook.trace(slot.obj), "options": options}
+
+        return codec.dumps(codec.encode(marked, leaf))
+
+
+def _place(job: Job, access: Any, loaded: Loaded) -> Place:
+    stages = frozenset(stage.name for stage in job.plan.stages)
+    return Place(
+        job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, job.inputs, loaded
+    )
+
+
+class _context:  # noqa: N801 -- a context manager reads as a verb
+    """Marks the task as the one that is executed in this thread."""
+
+    def __init__(self, job: Job) -> None:
+        self._value = TaskContext(
+            job.plan.flow, job.planned.stage, job.planned.task, job.run.id, job.session.config, _refuse_imperative
+        )
+
+    def __enter__(self) -> None:
+        self._token = executing.set(self._value)
+
+    def __exit__(self, *_: object) -> None:
+        executing.reset(self._token)
+
+
+def _refuse_imperative(*_: Any, **__: Any) -> Any:
+    from pipedag_core.errors import UnsupportedByStore
+
+    raise UnsupportedByStore("Writing a table in the middle of a task is not supported yet. Return the table from the task instead.")
+
+
+def _call(job: Job, loaded: Loaded) -> Any:
+    args, kwargs = job.task.bind(loaded.parameters)
+    with _context(job):
+        try:
+            return job.task.fn(*args, **kwargs)
+        except BaseException as error:
+            error.add_note(f"pipedag: in task {job.planned.id} of flow {job.plan.flow!r}, run {job.run.id}")
+            raise
+
+
+# --- recording ----------------------------------------------------------------------------------------------------------------------
+
+
+def _result(job: Job, output: outputs.Output, parts: Mapping[str, str], outcome: Outcome, reason: str) -> TaskResult:
+    return TaskResult(
+        task=job.planned.task,
+        position=job.planned.position,
+        fingerprint="",
+        base_fingerprint="",
+        parts=parts,
+        output=output.text,
+        entries=output.entries,
+        outcome=outcome.value,
+        reason=reason,
+        rows=output.rows,
+        seconds=time.monotonic() - job.started,
+    )
+
+
+def _record(job: Job, result: TaskResult, output: outputs.Output) -> StepReport:
+    try:
+        job.session.tell(PointReached(job.run.id, "before_record"))
+        job.session.catalog.record(job.run.id, job.generation, result, output.new)
+    except BaseException:
+        outputs.discard(job.session, [item.stored for item in output.new])
+        raise
+    job.session.tell(PointReached(job.run.id, "after_record"))
+    return _report(job, result)
+
+
+def _record_hit(job: Job, hit: FoundResult) -> StepReport:
+    same_place = hit.result.task == job.planned.task and hit.result.position == job.planned.position
+    entries = outputs.point(job.task, job.planned.position, json.loads(hit.result.output), hit.result.entries if same_place else None)
+    result = replace(
+        hit.result,
+        task=job.planned.task,
+        position=job.planned.position,
+        entries=entries,
+        outcome=Outcome.CACHED.value,
+        reason="cache valid",
+        seconds=time.monotonic() - job.started,
+    )
+    job.session.catalog.record(job.run.id, job.generation, result, ())
+    return _report(job, result)
+
+
+def _report(job: Job, result: TaskResult) -> StepReport:
+    return StepReport(
+        step=f"task:{job.planned.id}",
+        outcome=Outcome(result.outcome),
+        reason=result.reason,
+        stage=job.planned.stage,
+        task=job.planned.task,
+        tables=tuple(result.entries),
+        rows=result.rows,
+        seconds=result.seconds,
+    )
+
+

@@ -1,0 +1,283 @@
+"""What `flow.run()` and `execute()` call: the place where a flow, its configuration and an engine come together."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from pipedag_core.cache.modes import CacheValidationMode
+from pipedag_core.catalogs.owner import many_processes, this_process
+from pipedag_core.config.context import ConfigContext, PipedagConfig
+from pipedag_core.config.flows import load_flow
+from pipedag_core.config.wire import open_engine, open_session
+from pipedag_core.define.context import executing
+from pipedag_core.define.flow import Flow
+from pipedag_core.define.refs import Reference
+from pipedag_core.errors import ConfigError, PlanMismatch, RunError, UnsupportedByStore
+from pipedag_core.plan.compile import compile_flow
+from pipedag_core.plan.model import Plan, Step, StepKind
+from pipedag_core.plan.selection import resolve, select
+from pipedag_core.ports.catalogs import Owner, RunInfo
+from pipedag_core.ports.engines import Engine
+from pipedag_core.ports.events import Outcome, RunObserver, RunStarted, StepEnded, StepReport
+from pipedag_core.run import steps
+from pipedag_core.run.inputs import upstream_values
+from pipedag_core.run.result import Result, load_value, resolve_all
+from pipedag_core.run.session import Run, RunOptions, Session
+
+#: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
+ORCHESTRATED_TTL_S = 6 * 3600.0
+
+
+def run_flow(
+    flow: Flow,
+    *components: Any,
+    config: PipedagConfig | ConfigContext | None = None,
+    instance: str | None = None,
+    orchestration_engine: Engine | None = None,
+    fail_fast: bool | None = None,
+    cache_validation_mode: CacheValidationMode | str | None = None,
+    disable_cache_function: bool | None = None,
+    ignore_task_version: bool | None = None,
+    ignore_position_hashes: bool = False,
+    inputs: Mapping[Any, Any] | None = None,
+    observers: Sequence[RunObserver] = (),
+    **engine_options: Any,
+) -> Result:
+    """Run a flow, or stages or tasks of it.
+
+    Args:
+        flow: What to run.
+        components: Stages (they run and are committed), or tasks (they always run, into a scratch generation, and nothing is committed); as
+            objects or by name. None: the whole flow.
+        config: A configuration, or one of its instances; by default the `pipedag.yaml` that is found, else the default store in `.pipedag/`.
+        instance: Name of the instance.
+        orchestration_engine: What carries out the steps; by default what the configuration says, else threads.
+        fail_fast: Start nothing more after the first failure, and raise it. By default as configured (no).
+        cache_validation_mode: How strictly stored results are trusted; see `CacheValidationMode`.
+        disable_cache_function: Do not call cache functions; their tasks count as never seen, unless the mode ignores fresh input.
+        ignore_task_version: Run all tasks with a version string.
+        ignore_position_hashes: Take results of tasks outside of the selection even if they were wired differently.
+        inputs: Not supported yet.
+        observers: Are told what happens.
+        engine_options: Options of the engine, as under `orchestration: args:` of the configuration.
+
+    Returns:
+        The result. With `fail_fast=False` a failure is in it and is not raised.
+
+    Raises:
+        ConfigError, FlowError: What was asked for is not there.
+        Exception: With `fail_fast`, whatever the first failing task raised.
+    """
+    if inputs:
+        raise UnsupportedByStore("flow.run(inputs=...) is not supported yet.")
+    context = configuration(config, instance, flow.name)
+    options = _options(context, cache_validation_mode, disable_cache_function, ignore_task_version, ignore_position_hashes, bool(components))
+    stop_early = context.fail_fast if fail_fast is None else fail_fast
+    plan = compile_flow(flow, context.instance_name, flow.source)
+    if components:
+        selection = resolve(plan, components)
+        plan = select(plan, stages=selection.stages, tasks=selection.tasks)
+        if selection.tasks and cache_validation_mode is None:
+            options = replace(options, mode=CacheValidationMode.FORCE_CACHE_INVALID)
+    if orchestration_engine is not None and engine_options:
+        raise ConfigError(f"Options {sorted(engine_options)} belong to the engine; give them to the engine object that you pass.")
+    engine = orchestration_engine or open_engine(context, **engine_options)
+    info = _info(plan, context, options, uuid.uuid4().hex, this_process(f"flow {flow.name}"), context.lease_ttl)
+    run = Run(info, options)
+    with open_session(context, observers) as session:
+        session.catalog.begin_run(info)
+        session.tell(RunStarted(run.id, plan.flow, info.instance, tuple(step.id for step in plan.steps)))
+        with _heartbeat(session, run):
+            reports = engine.run(plan, _step_runner(session, run, flow, plan), _skipper(session, run), fail_fast=stop_early)
+    result = Result(flow, plan, run.id, reports, run, lambda: open_session(context))
+    if stop_early and result.exception is not None:
+        raise result.exception
+    return result
+
+
+def execute(
+    plan: Plan,
+    step: Step | str,
+    *,
+    run_id: str,
+    flow: Flow | None = None,
+    config: PipedagConfig | ConfigContext | None = None,
+    observers: Sequence[RunObserver] = (),
+    cache_validation_mode: CacheValidationMode | str | None = None,
+    note: str = "",
+) -> StepReport:
+    """Carry out one step of a plan, in any process of any machine that reaches the catalog and the stores.
+
+    Args:
+        plan: The plan; its `source` says where the flow's code is.
+        step: The step, or its id.
+        run_id: Same for all steps of one run. The run registers itself with its first step, and the options of that call hold for all.
+        flow: The flow, when it has no import reference (a notebook).
+        config: As in `run_flow`.
+        observers: Are told what happens.
+        cache_validation_mode: As in `run_flow`.
+        note: Who is at work, for those who wait for a lease.
+
+    Returns:
+        How the step ended; WAITING if another run writes the stage (call again later).
+
+    Raises:
+        PlanMismatch: The plan has no such step, or the code is wired differently from the plan.
+        ConfigError: The configuration cannot be used.
+        RunError: The run id belongs to another plan.
+    """
+    wanted = plan.step(step) if isinstance(step, str) else step
+    context = configuration(config, plan.instance, plan.flow)
+    code = flow or _load(plan, context)
+    found = compile_flow(code, plan.instance, plan.source).digest
+    if found != plan.digest:
+        raise PlanMismatch(
+            f"The plan of flow {plan.flow!r} was made from another wiring than the code has now. Make it again with `pipedag plan`.", flow=plan.flow
+        )
+    options = _options(context, cache_validation_mode, None, None, False, plan.scratch)
+    if plan.scratch and cache_validation_mode is None:
+        options = replace(options, mode=CacheValidationMode.FORCE_CACHE_INVALID)
+    info = _info(plan, context, options, run_id, many_processes(note or "pipedag step"), ORCHESTRATED_TTL_S)
+    with open_session(context, observers) as session:
+        row = session.catalog.begin_run(info)
+        run = Run(row.info, RunOptions.from_json(row.info.options))
+        with _heartbeat(session, run):
+            return steps.execute_step(session, run, code, plan, wanted)
+
+
+def output_from_store(reference: Reference, as_type: Any = None, config: Any = None, instance: str | None = None, **_: Any) -> Any:
+    """Return the last committed output of a task, or of an item of it, without running anything; see `Reference.get_output_from_store`."""
+    tasks = list(reference.tasks)
+    flow = tasks[0].flow
+    context = configuration(config, instance, flow.name)
+    plan = replace(compile_flow(flow, context.instance_name, flow.source), steps=())
+    options = RunOptions()
+    info = _info(plan, context, options, f"look-{uuid.uuid4().hex}", this_process("get_output_from_store"), context.lease_ttl)
+    with open_session(context) as session:
+        session.catalog.begin_run(info)
+        try:
+            run = Run(info, options)
+            values = upstream_values(session, run, plan, tasks, "get_output_from_store")
+            return load_value(session, resolve_all(reference, values), as_type, tasks[0])
+        finally:
+            session.catalog.finish_run(info.run_id, "succeeded")
+
+
+def materialize_table(table: Any, **options: Any) -> Any:
+    """Write a table at once, inside a task; see `Table.materialize`."""
+    context = executing.get()
+    if context is None:
+        raise RunError("Table.materialize() works inside a running task. Outside of one, return the table from a task.")
+    return context.materialize(table, **options)
+
+
+def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> int:
+    """Remove from an instance what retention does not keep; return the number of deleted tables and blobs."""
+    with open_session(configuration(config, instance, None)) as session:
+        return steps.clean_up(session)
+
+
+def configuration(config: PipedagConfig | ConfigContext | None, instance: str | None, flow: str | None) -> ConfigContext:
+    """Return the instance's configuration for a flow."""
+    if isinstance(config, ConfigContext):
+        if instance is not None and instance != config.instance_name:
+            raise ConfigError(
+                f"The configuration given is that of instance {config.instance_name!r}, but instance {instance!r} was asked for. Pass one of the two."
+            )
+        return config
+    return (config or PipedagConfig.default).get(instance=instance, flow=flow)
+
+
+# --- inside -------------------------------------------------------------------------------------------------------------------------
+
+
+def _options(
+    context: ConfigContext,
+    mode: CacheValidationMode | str | None,
+    disable_cache_function: bool | None,
+    ignore_task_version: bool | None,
+    ignore_position_hashes: bool,
+    partial: bool,
+) -> RunOptions:
+    settings = context.cache_validation
+    chosen = settings.mode if mode is None else mode if isinstance(mode, CacheValidationMode) else _mode(mode)
+    disabled = settings.disable_cache_function if disable_cache_function is None else disable_cache_function
+    if disabled and chosen is CacheValidationMode.NORMAL:
+        raise ConfigError(
+            "disable_cache_function cannot be used with cache validation mode NORMAL, since then all tasks with a cache function would run again "
+            "and so would the next run. Use FORCE_FRESH_INPUT, or IGNORE_FRESH_INPUT."
+        )
+    ignored = settings.ignore_task_version if ignore_task_version is None else ignore_task_version
+    if ignore_position_hashes and not partial:
+        raise ConfigError("ignore_position_hashes only makes sense with a selection of stages or tasks.")
+    return RunOptions(chosen, disabled, ignored, ignore_position_hashes)
+
+
+def _mode(text: str) -> CacheValidationMode:
+    try:
+        return CacheValidationMode(text.casefold())
+    except ValueError:
+        known = ", ".join(mode.value for mode in CacheValidationMode)
+        raise ConfigError(f"There is no cache validation mode {text!r}. The modes are: {known}.") from None
+
+
+def _info(plan: Plan, context: ConfigContext, options: RunOptions, run_id: str, owner: Owner, ttl_s: float) -> RunInfo:
+    return RunInfo(run_id, plan.flow, context.instance_name, plan.digest, options.to_json(), owner, ttl_s)
+
+
+def _load(plan: Plan, context: ConfigContext) -> Flow:
+    if plan.source is None:
+        raise PlanMismatch(
+            f"The plan of flow {plan.flow!r} does not say where its code is. Make it with `pipedag plan MODULE:FLOW`, or pass flow= to execute.",
+            flow=plan.flow,
+        )
+    return load_flow(plan.source, context.attrs)[0]
+
+
+def _step_runner(session: Session, run: Run, flow: Flow, plan: Plan) -> Callable[[Step], StepReport]:
+    failed = threading.Event()
+
+    def run_step(step: Step) -> StepReport:
+        state = None
+        if step.kind is StepKind.FINISH:
+            # The engine calls the finish step while an interruption is on its way up through it.
+            state = "aborted" if sys.exc_info()[0] is not None else "failed" if failed.is_set() else None
+        report = steps.execute_step(session, run, flow, plan, step, state=state)
+        if report.outcome is Outcome.FAILED:
+            failed.set()
+        return report
+
+    return run_step
+
+
+def _skipper(session: Session, run: Run) -> Callable[[Step, Step], StepReport]:
+    def skip_step(step: Step, because: Step) -> StepReport:
+        report = StepReport(step.id, Outcome.SKIPPED, f"{because.id} failed", step.stage, step.task)
+        session.tell(StepEnded(run.id, report))
+        return report
+
+    return skip_step
+
+
+@contextmanager
+def _heartbeat(session: Session, run: Run) -> Iterator[None]:
+    """Renew the run's leases and pins while something is at work."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(run.info.ttl_s / 3):
+            session.catalog.renew(run.id)
+
+    thread = threading.Thread(target=beat, name="pipedag-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,243 @@
+"""DuckDB as the SQL engine over Parquet files: connections, the way queries become files, and what DuckDB's errors mean."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, final
+
+import duckdb
+
+from pipedag_core.errors import MaterializationError, PipedagError, QueryFailed, StoreError, UnsupportedByStore
+from pipedag_core.hashing import digest
+from pipedag_core.naming import quote_identifier, quote_literal
+from pipedag_core.stores.layout import place
+
+#: Rows per row group of the files that are written: DuckDB's own unit, so that reading spreads over threads.
+ROW_GROUP: Final = 122_880
+
+_COPY_OPTIONS: Final = f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}"
+
+#: Types that Parquet would turn into doubles, and what the house writes instead: exact, or an error where a value is too large.
+_NARROWED: Final = {"hugeint": "BIGINT", "uhugeint": "UBIGINT"}
+
+#: Types that come back from Parquet as something else, and what to cast them to.
+_REFUSED: Final = {
+    "hugeint": "BIGINT",
+    "uhugeint": "UBIGINT",
+    "interval": "a number of microseconds (BIGINT) or VARCHAR",
+    "time with time zone": "TIME or VARCHAR",
+    "bit": "VARCHAR",
+    "enum": "VARCHAR",
+    "bignum": "VARCHAR or DECIMAL(38,0)",
+    "union": "one of its member types",
+    "variant": "JSON",
+    "array": "a list (`FLOAT[]` for `FLOAT[3]`)",
+    "tuple": "a STRUCT with named fields (struct_pack)",
+    "geometry": "BLOB or VARCHAR",
+}
+
+_NESTED: Final = frozenset({"list", "struct", "map"})
+
+
+@final
+class Engine:
+    """One in-memory DuckDB database, opened when it is first needed. Safe to use from several threads.
+
+    Args:
+        memory_limit: As DuckDB takes it (`"4GB"`), None for its default of 80 % of the memory.
+        temp_directory: Where queries that need more memory put their rows.
+        threads: How many threads one query may use, None for all cores.
+    """
+
+    def __init__(self, *, memory_limit: str | None, temp_directory: str, threads: int | None) -> None:
+        self._settings: dict[str, str | int | bool] = {
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            # A name that DuckDB does not know must be an error, never a variable of some Python frame.
+            "python_enable_replacements": False,
+            "temp_directory": temp_directory,
+        }
+        if memory_limit is not None:
+            self._settings["memory_limit"] = memory_limit
+        if threads is not None:
+            self._settings["threads"] = threads
+        self._lock = threading.Lock()
+        self._database: Any = None
+
+    def cursor(self) -> Any:
+        """Return a new connection to the shared database."""
+        with self._lock:
+            if self._database is None:
+                self._database = self.database()
+            return self._database.cursor()
+
+    def database(self) -> Any:
+        """Return a connection to a new, empty database of its own.
+
+        Raises:
+            StoreError: DuckDB refuses the settings.
+        """
+        try:
+            connection: Any = duckdb.connect(":memory:", config=dict(self._settings))
+            # Without it, the same query has other results on a machine with another clock.
+            connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        except duckdb.Error as error:
+            raise StoreError(
+                f"DuckDB could not be opened: {error}\nCheck memory_limit, temp_directory and threads of the table store in the configuration."
+            ) from error
+        return connection
+
+    def close(self) -> None:
+        """Give the database back; connections that are still in use keep it until they are closed."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+
+def columns_of(connection: Any, query: str, where: str) -> list[tuple[str, Any]]:
+    """Return names and DuckDB types of a query's columns, without running it.
+
+    Raises:
+        MaterializationError: The text is not a query.
+        duckdb.Error: DuckDB cannot make sense of it.
+    """
+    kinds = {statement.type for statement in connection.extract_statements(query)}
+    if not kinds <= {duckdb.StatementType.SELECT, duckdb.StatementType.MULTI} or not kinds:
+        raise MaterializationError(
+            f"{where} is made from one query (SELECT, WITH, VALUES, FROM), not from this statement:\n{query}\nReturn RawSql(...) for statements."
+        )
+    relation = connection.sql(query)
+    return list(zip(relation.columns, relation.types, strict=True))
+
+
+def projection(columns: Sequence[tuple[str, Any]], type_map: Mapping[str, str], where: str) -> list[tuple[str, str]]:
+    """Return the casts (column, SQL type) that a query needs so that Parquet keeps its columns as they are.
+
+    Args:
+        columns: Names and DuckDB types.
+        type_map: Casts that were asked for: column -> SQL type.
+        where: Task and table, for the message.
+
+    Raises:
+        MaterializationError: A column's type would come back as another type.
+    """
+    casts: list[tuple[str, str]] = []
+    for name, kind in columns:
+        if name in type_map:
+            casts.append((name, type_map[name]))
+        elif kind.id in _NARROWED:
+            casts.append((name, _NARROWED[kind.id]))
+        elif (problem := _refused(kind)) is not None:
+            raise MaterializationError(
+                f"{where}: column {name!r} has type {kind}, which Parquet would bring back as another type. "
+                f"Cast {problem[0].upper()} to {problem[1]} in the query.",
+                column=name,
+            )
+    return casts
+
+
+def _refused(kind: Any) -> tuple[str, str] | None:
+    if kind.id in _REFUSED:
+        return kind.id, _REFUSED[kind.id]
+    if kind.id in _NESTED:
+        for _, child in kind.children:
+            if (problem := _refused(child)) is not None:
+                return problem
+    return None
+
+
+def copy_query(connection: Any, query: str, path: Path, casts: Sequence[tuple[str, str]]) -> None:
+    """Run a query and write its rows, in its order, as one Parquet file.
+
+    Raises:
+        duckdb.Error: The query failed, or the file could not be written.
+    """
+    if casts:
+        replaced = ", ".join(f"CAST({quote_identifier(name)} AS {kind}) AS {quote_identifier(name)}" for name, kind in casts)
+        query = f"SELECT * REPLACE ({replaced}) FROM ({query}\n)"
+    # The line end keeps a comment at the query's end from swallowing the bracket.
+    connection.execute(f"COPY ({query}\n) TO {quote_literal(path.as_posix())} ({_COPY_OPTIONS})")
+
+
+def content_hash(connection: Any, path: Path, schema_digest: str) -> str:
+    """Return a hash of the rows of a Parquet file in which their order does not count, but how often each occurs does.
+
+    Each row is hashed twice, over its columns forwards and backwards; the hashes are mixed once more, so that rows which swap
+    single values do not cancel out, and summed without overflow.
+
+    Args:
+        connection: Any connection.
+        path: The file.
+        schema_digest: Hash of its columns' names and types.
+    """
+    relation = connection.sql(f"FROM {place(path)}")
+    terms = [term for name, kind in zip(relation.columns, relation.types, strict=True) for term in _hash_terms(name, kind)]
+    forwards, backwards = ", ".join(terms), ", ".join(reversed(terms))
+    row = connection.execute(
+        f"SELECT count(*), sum(hash(a)), sum(hash(b)) FROM (SELECT hash({forwards}) AS a, hash('pipedag', {backwards}) AS b FROM {place(path)})"
+    ).fetchone()
+    # DuckDB may change its hash function with any release.
+    return f"duckdb2:{duckdb.__version__}:{digest(schema_digest, *(str(part) for part in row))}"
+
+
+def _hash_terms(name: str, kind: Any) -> list[str]:
+    column = quote_identifier(name)
+    if kind.id in _NESTED:
+        # `hash` takes [], [NULL] and NULL for the same; their text is exact.
+        return [f"CAST({column} AS VARCHAR)"]
+    if kind.id in ("float", "double"):
+        return [column, f"({column} = 0 AND signbit({column}))"]
+    return [column]
+
+
+def arrow_type(connection: Any, sql_type: str, where: str) -> Any:
+    """Return the Arrow type that a column of this SQL type is written as.
+
+    Raises:
+        MaterializationError: It is no type of DuckDB, or Parquet does not keep it.
+    """
+    try:
+        kind = connection.type(sql_type)
+    except duckdb.Error as error:
+        raise MaterializationError(f"{where}: type_map names {sql_type!r}, which is no type of DuckDB.") from error
+    projection([("type_map", kind)], {}, where)
+    return connection.sql(f"SELECT CAST(NULL AS {kind}) AS x LIMIT 0").to_arrow_reader().schema.field(0).type
+
+
+def translate(error: duckdb.Error, where: str, query: str, casts: Sequence[tuple[str, str]] = ()) -> PipedagError:
+    """Return what DuckDB's error means for whoever runs the flow.
+
+    Args:
+        error: What DuckDB raised.
+        where: Task and table, for the message.
+        query: The query with readable names.
+        casts: Casts that were added to the query.
+    """
+    text = str(error).strip()
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return StoreError(
+            f"{where}: DuckDB ran out of memory or of room for temporary files.\n{text}\nRaise memory_limit, or point temp_directory "
+            f"of the table store at a disk with more room.\nThe query was:\n{query}",
+            query=query,
+        )
+    if isinstance(error, duckdb.NotSupportedError) and not isinstance(error, duckdb.NotImplementedException):
+        return UnsupportedByStore(f"{where}: DuckDB cannot do this.\n{text}\nThe query was:\n{query}", query=query)
+    if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
+        return StoreError(
+            f"{where}: DuckDB failed in itself and has to be opened again; run once more.\n{text}\nThe query was:\n{query}", query=query
+        )
+    if isinstance(error, duckdb.IOException) and not text.startswith("IO Error: No files found"):
+        return StoreError(
+            f"{where}: DuckDB could not read or write a file. Check room and rights there.\n{text}\nThe query was:\n{query}", query=query
+        )
+    if casts and isinstance(error, duckdb.ConversionException):
+        names = ", ".join(f"{name} (to {kind})" for name, kind in casts)
+        return QueryFailed(
+            f"{where}: a value does not fit. Sums of integers are kept as 64-bit integers, here: {names}. If one of these is larger, cast it in the "
+            f"query to DECIMAL(38,0) or DOUBLE.\n{text}\nThe query was:\n{query}",
+            query=query,
+        )
+    return QueryFailed(f"{where}: DuckDB refused the query.\n{text}\nThe query was:\n{query}", query=query)

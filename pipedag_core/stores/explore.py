@@ -1,0 +1,75 @@
+"""`explore.duckdb`: a DuckDB file beside the tables, with one view per table under its readable name, for people and their tools.
+
+It is a convenience and never read by pipedag. It is made under another name and moved into place, so that whoever has the old one open keeps
+it; but never beside a write-ahead log, which DuckDB would replay into the new file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from pipedag_core.errors import StoreError
+from pipedag_core.hashing import digest
+
+log = logging.getLogger(__name__)
+
+_NAME: Final = "explore.duckdb"
+
+#: Holds a hash of what the file shows, so that it is not made again for nothing.
+_STAMP: Final = ".explore"
+
+
+def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> None:
+    """Make the file show these tables and no others; nothing is done if it does already, and a warning is logged if it cannot be.
+
+    Args:
+        base: The store's folder.
+        stages: Stage -> (readable name -> absolute path of the Parquet file). A stage without tables is an empty schema.
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    target, stamp = base / _NAME, base / _STAMP
+    wanted = digest(*(part for stage in sorted(stages) for part in (stage, *_parts(stages[stage]), "")))
+    try:
+        if target.exists() and stamp.exists() and stamp.read_text() == wanted:
+            return
+        if target.with_name(_NAME + ".wal").exists():
+            log.warning(
+                "%s was not refreshed: a program has written to it (there is a .wal file beside it). Close that program, and open the file read-only.",
+                target,
+            )
+            return
+        base.mkdir(parents=True, exist_ok=True)
+        fresh = base / f".{uuid4().hex}.duckdb"
+        try:
+            if not _write(fresh, stages):
+                return
+            stamp.unlink(missing_ok=True)
+            fresh.replace(target)
+            stamp.write_text(wanted)
+        finally:
+            for leftover in (fresh, fresh.with_name(fresh.name + ".wal")):
+                leftover.unlink(missing_ok=True)
+    except PermissionError as error:
+        log.warning("%s was not refreshed, a program may have it open: %s", target, error)
+    except OSError as error:
+        raise StoreError(f"{target} could not be written: {error}. Check room and rights there.", path=str(target)) from error
+
+
+def _parts(tables: Mapping[str, Path]) -> list[str]:
+    return [part for name in sorted(tables) for part in (name, str(tables[name]))]
+
+
+def _write(path: Path, stages: Mapping[str, Mapping[str, Path]]) -> bool:
+    # DuckDB is loaded only when there is something to write.
+    from pipedag_core.stores import explore_views
+
+    problem = explore_views.write(path, stages, skipped=lambda item, why: log.warning("%s is not shown in %s: %s", item, _NAME, why))
+    if problem is not None:
+        log.warning("%s could not be made: %s", _NAME, problem)
+    return problem is None

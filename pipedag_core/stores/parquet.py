@@ -1,0 +1,122 @@
+"""The Parquet table store: one immutable file per table, and DuckDB as its SQL engine.
+
+Several processes can use one base folder at once: a file's place is given out once, and no file is changed after its table is recorded.
+DuckDB, pyarrow and sqlglot are loaded when rows or queries are first touched, so that a run in which all is cached stays cheap.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+from pipedag_core.errors import StoreError
+from pipedag_core.naming import MAX_FILE_NAME
+from pipedag_core.ports.data import Form, StoredTable
+from pipedag_core.ports.stores import Capabilities
+from pipedag_core.stores.layout import Layout
+
+if TYPE_CHECKING:
+    from pipedag_core.stores.duckdb_engine import Engine
+    from pipedag_core.stores.parquet_session import ParquetSession
+
+_CAPABILITIES: Final = Capabilities(reads=frozenset(Form), writes=frozenset(Form), dialect="duckdb", max_name_bytes=MAX_FILE_NAME)
+
+
+@final
+class ParquetStore:
+    """Keeps tables as Parquet files below one folder; implements `pipedag_core.ports.stores.TableStore`.
+
+    Args:
+        base_path: The folder; made when the first table is written.
+        memory_limit: How much memory DuckDB may use, as it takes it (`"4GB"`); None for its default of 80 % of the memory.
+        temp_directory: Where DuckDB puts rows that do not fit into memory; None for a folder below `base_path`.
+        threads: How many threads DuckDB uses; None for all cores.
+    """
+
+    def __init__(
+        self, base_path: str | Path, *, memory_limit: str | None = None, temp_directory: str | None = None, threads: int | None = None
+    ) -> None:
+        self._layout = Layout(base_path)
+        self._memory_limit = memory_limit
+        # Processes must not share a folder for overflowing rows.
+        self._temp_directory = temp_directory or str(self._layout.base / ".overflow" / str(os.getpid()))
+        self._threads = threads
+        self._engine: Engine | None = None
+
+    def __repr__(self) -> str:
+        return f"ParquetStore({str(self._layout.base)!r})"
+
+    @property
+    def base_path(self) -> Path:
+        """The absolute path of the folder that holds everything."""
+        return self._layout.base
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Reads and writes all three forms; DuckDB's dialect."""
+        return _CAPABILITIES
+
+    @contextmanager
+    def session(self, label: str) -> Generator[ParquetSession]:
+        """Give one task its own access; nothing is opened before it is needed, and all is closed at the end."""
+        from pipedag_core.stores.parquet_session import ParquetSession
+
+        session = ParquetSession(self._layout, self._open_engine, label)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def missing(self, tables: Sequence[StoredTable]) -> Sequence[StoredTable]:
+        """Return those of the tables whose file is gone or has not the recorded size."""
+        return [table for table in tables if not self._is_whole(table)]
+
+    def show(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> None:
+        """Write `explore.duckdb` anew, a DuckDB file with one view per table; see `pipedag_core.stores.explore`."""
+        from pipedag_core.stores import explore
+
+        paths = {stage: {name: self._layout.path(table.location) for name, table in tables.items()} for stage, tables in stages.items()}
+        explore.refresh(self._layout.base, paths)
+
+    def drop(self, locations: Sequence[str]) -> None:
+        """Delete the files of tables, and folders that are empty then.
+
+        Raises:
+            StoreError: A location is none of this store's, or a file cannot be deleted. All others are deleted nevertheless.
+        """
+        problems: list[Exception] = []
+        for location in locations:
+            try:
+                self._layout.remove(location)
+            except (OSError, StoreError) as error:
+                problems.append(error)
+        if problems:
+            raise StoreError(
+                f"{len(problems)} of {len(locations)} tables could not be removed from {self._layout.base}: {problems[0]}",
+                locations=locations,
+            ) from problems[0]
+
+    def close(self) -> None:
+        """Give the DuckDB database back; it is opened again when it is needed again."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _is_whole(self, table: StoredTable) -> bool:
+        try:
+            size = self._layout.path(table.location).stat().st_size
+        except (OSError, StoreError):
+            return False
+        return table.size is None or size == table.size
+
+    def _open_engine(self) -> Engine:
+        from pipedag_core.stores.duckdb_engine import Engine
+
+        if self._engine is None:
+            engine = Engine(memory_limit=self._memory_limit, temp_directory=self._temp_directory, threads=self._threads)
+            # Two threads may get here at once; a spare engine has opened nothing yet.
+            self._engine = self._engine or engine
+        return self._engine

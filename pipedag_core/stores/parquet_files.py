@@ -1,0 +1,253 @@
+"""Parquet files and Arrow batches: writing a stream, reading one, and what a finished file says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipedag_core.arrow_schema import from_arrow
+from pipedag_core.errors import MaterializationError, UnsupportedByStore
+from pipedag_core.ports.data import TableOptions, TableSchema
+from pipedag_core.stores.arrow_hash import ContentHasher, schema_digest
+
+#: A row group is closed at this many rows or bytes, whichever comes first.
+_GROUP_ROWS: Final = 122_880
+_GROUP_BYTES: Final = 256 * 2**20
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What the end of a Parquet file says: columns, rows, bytes, and the nulls of each top-level column where it was counted."""
+
+    schema: TableSchema
+    arrow: pa.Schema
+    rows: int
+    size: int
+    nulls: Mapping[str, int | None]
+
+
+def facts(path: Path) -> FileFacts:
+    """Read a file's end.
+
+    Raises:
+        OSError: It cannot be read.
+        pyarrow.ArrowInvalid: It is no Parquet file.
+    """
+    with pq.ParquetFile(path) as file:
+        arrow, metadata = file.schema_arrow, file.metadata
+        return FileFacts(from_arrow(arrow), arrow, metadata.num_rows, path.stat().st_size, _nulls(metadata, arrow))
+
+
+def _nulls(metadata: Any, schema: pa.Schema) -> dict[str, int | None]:
+    counts: dict[str, int | None] = dict.fromkeys(schema.names)
+    flat = {name for name in schema.names if not pa.types.is_nested(schema.field(name).type)}
+    for group in range(metadata.num_row_groups):
+        for at in range(metadata.num_columns):
+            column = metadata.row_group(group).column(at)
+            statistics = column.statistics
+            name = next((name for name in flat if name == column.path_in_schema), None)
+            if name is None:
+                continue
+            if statistics is None or not statistics.has_null_count:
+                flat.discard(name)
+                counts[name] = None
+            else:
+                counts[name] = (counts[name] or 0) + statistics.null_count
+    return counts
+
+
+def batches(source: Any) -> Any:
+    """Return a `RecordBatchReader` over any object with `__arrow_c_stream__`."""
+    return pa.RecordBatchReader.from_stream(source)
+
+
+def open_batches(path: Path) -> tuple[Any, Any]:
+    """Return a `RecordBatchReader` over a file, and the open file, to be closed after use.
+
+    Raises:
+        OSError: It cannot be read.
+        pyarrow.ArrowInvalid: It is no Parquet file.
+    """
+    file = pq.ParquetFile(path)
+    return pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(batch_size=_GROUP_ROWS)), file
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Refuse columns that SQL and data frames could not tell apart or name.
+
+    Raises:
+        MaterializationError: No columns, an empty name, or names that are equal without regard to case.
+    """
+    if not names:
+        raise MaterializationError(f"{where} has no columns. Return a table with at least one.")
+    if any(not name for name in names):
+        raise MaterializationError(f"{where} has a column without a name, at position {list(names).index('') + 1}. Name it.")
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other is not name:
+            raise MaterializationError(
+                f"{where} has two columns named {other!r} and {name!r}; names have to differ in more than upper and lower case. Rename one.",
+                column=name,
+            )
+
+
+def check_types(schema: pa.Schema, where: str) -> None:
+    """Refuse types that Parquet, or DuckDB reading it, would change into something with less information.
+
+    Raises:
+        MaterializationError: Naming the column and what to cast it to.
+    """
+    for field in schema:
+        problem = _refused(field.type)
+        if problem is not None:
+            raise MaterializationError(
+                f"{where}: column {field.name!r} has Arrow type {field.type}, which Parquet does not keep. {problem}", column=field.name
+            )
+
+
+def _refused(kind: Any) -> str | None:
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return _refused(kind.storage_type)
+    if types.is_dictionary(kind):
+        return _refused(kind.value_type)
+    if types.is_decimal(kind) and kind.precision > 38:
+        return f"Cast it to decimal128(38, {min(kind.scale, 38)}) or to float64: SQL would read it as a rounded double."
+    if types.is_interval(kind):
+        return "Cast it to duration or to text."
+    if types.is_run_end_encoded(kind):
+        return "Decode it first (pyarrow.compute.run_end_decode)."
+    if types.is_union(kind):
+        return "Split it into one column per type."
+    if types.is_struct(kind) and kind.num_fields == 0:
+        return "Give the struct at least one field."
+    if types.is_nested(kind):
+        return next((problem for at in range(kind.num_fields) if (problem := _refused(kind.field(at).type))), None)
+    return None
+
+
+def write_batches(reader: Any, path: Path, hasher: ContentHasher | None) -> None:
+    """Write a stream as one Parquet file, in its order, hashing the rows as they pass.
+
+    Args:
+        reader: A `RecordBatchReader`.
+        path: Where to write.
+        hasher: Sees every batch, if given.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    # Only text repeats so often that a dictionary pays for the time that it takes.
+    text: Any = [field.name for field in reader.schema if not pa.types.is_primitive(field.type) and not pa.types.is_nested(field.type)]
+    with pq.ParquetWriter(path, reader.schema, compression="zstd", compression_level=1, use_dictionary=text or False) as writer:
+        for group in _row_groups(reader, None if hasher is None else hasher.update):
+            writer.write_table(group, row_group_size=_GROUP_ROWS)
+
+
+def _row_groups(reader: Any, see: Callable[[Any], None] | None) -> Iterator[pa.Table]:
+    held: list[Any] = []
+    rows = size = 0
+    for batch in reader:
+        if see is not None:
+            see(batch)
+        held.append(batch)
+        rows += batch.num_rows
+        size += batch.nbytes
+        if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
+            yield pa.Table.from_batches(held)
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def hash_batches(reader: Any) -> str | None:
+    """Return the content hash of a stream, or None if it has a type that cannot be hashed."""
+    hasher = hasher_for(reader.schema)
+    if hasher is None:
+        return None
+    for batch in reader:
+        hasher.update(batch)
+    return hasher.result()
+
+
+def hasher_for(schema: pa.Schema) -> ContentHasher | None:
+    """Return a hasher for streams with this schema, or None if it has a type that cannot be hashed."""
+    try:
+        return ContentHasher(schema)
+    except UnsupportedByStore:
+        return None
+
+
+def schema_hash(schema: pa.Schema) -> str | None:
+    """Return a hash of names and types, or None if a type cannot be hashed."""
+    try:
+        return schema_digest(schema)
+    except UnsupportedByStore:
+        return None
+
+
+def retyped(reader: Any, types: Mapping[str, Any], where: str) -> Any:
+    """Return the stream with some columns cast, exactly or not at all.
+
+    Args:
+        reader: A `RecordBatchReader`.
+        types: Column -> Arrow type.
+        where: Task and table, for the message.
+    """
+    schema = pa.schema([field.with_type(types[field.name]) if field.name in types else field for field in reader.schema])
+
+    def cast() -> Iterator[Any]:
+        for batch in reader:
+            columns = [_cast(batch.column(at), field, where) for at, field in enumerate(schema)]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, cast())
+
+
+def _cast(array: Any, field: Any, where: str) -> Any:
+    if array.type == field.type:
+        return array
+    try:
+        return array.cast(field.type)
+    except pa.ArrowException as error:
+        raise MaterializationError(
+            f"{where}: column {field.name!r} cannot be stored as {field.type}, as type_map asks: {error}", column=field.name
+        ) from error
+
+
+def check_options(options: TableOptions, found: FileFacts, where: str) -> None:
+    """Check what was declared with a table against what was written.
+
+    Raises:
+        MaterializationError: An option names a column that is not there, or a column that may not hold nulls does.
+    """
+    names = found.schema.names
+    lists = {
+        "primary_key": options.primary_key,
+        "indexes": tuple(name for index in options.indexes for name in index),
+        "type_map": tuple(options.type_map),
+        "nullable": options.nullable or (),
+        "non_nullable": options.non_nullable or (),
+    }
+    for option, wanted in lists.items():
+        unknown = [name for name in wanted if name not in names]
+        if unknown:
+            raise MaterializationError(
+                f"{where}: {option} names {unknown}, which are no columns. There are: {', '.join(names)}.", column=unknown[0]
+            )
+    filled = set(options.primary_key) | set(options.non_nullable or ())
+    if options.nullable is not None and options.non_nullable is None:
+        filled |= set(names) - set(options.nullable)
+    for name in names:
+        if name in filled and (found.nulls.get(name) or 0) > 0:
+            raise MaterializationError(
+                f"{where}: column {name!r} may not hold nulls, but {found.nulls[name]} of {found.rows} rows do. Fill them, or declare it nullable.",
+                column=name,
+            )

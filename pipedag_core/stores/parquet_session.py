@@ -1,0 +1,285 @@
+"""One task's access to the Parquet store."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from pipedag_core.errors import MaterializationError, StoredDataMissing, StoreError, UnsupportedByStore
+from pipedag_core.ports.data import (
+    BatchData,
+    BatchSource,
+    FileData,
+    FileSource,
+    Form,
+    Placeholder,
+    Prepared,
+    QueryData,
+    QuerySource,
+    Source,
+    StoredTable,
+    TableData,
+    Target,
+    Written,
+)
+from pipedag_core.stores.layout import Layout, place
+
+if TYPE_CHECKING:
+    from pipedag_core.stores.duckdb_engine import Engine
+
+#: What the operating system says when the fault lies with the disk and not with the rows.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR})
+
+
+@final
+class ParquetSession:
+    """Reads and writes for one task, in one thread; implements `pipedag_core.ports.stores.StoreSession`.
+
+    Args:
+        layout: Where files go.
+        engine: Returns the store's DuckDB engine, opening it if need be.
+        label: Flow and task, for messages.
+    """
+
+    def __init__(self, layout: Layout, engine: Callable[[], Engine], label: str) -> None:
+        self._layout = layout
+        self._engine = engine
+        self._label = label
+        self._cursor: Any = None
+        self._open: list[Any] = []
+        self._bound: dict[str, StoredTable] = {}
+
+    # --- reading ------------------------------------------------------------------------------------------------------------------
+
+    def read(self, table: StoredTable, form: Form) -> Source:
+        """Return the table in any form; only its file's size is looked at, and for batches its schema."""
+        path = self._existing(table)
+        if form is Form.FILES:
+            return FileSource((str(path),))
+        if form is Form.QUERY:
+            self._bound[table.location] = table
+            return QuerySource(place(path), self._connection())
+        import pyarrow as pa
+
+        from pipedag_core.stores import parquet_files
+
+        try:
+            stream, file = parquet_files.open_batches(path)
+        except pa.ArrowException as error:
+            raise self._damaged(table, path, f"it is no Parquet file any more ({error})") from error
+        self._open.append(file)
+        return BatchSource(stream)
+
+    def prepare(self, sql: str, placeholders: Mapping[str, Placeholder], stages: frozenset[str]) -> Prepared:
+        """Turn a query or a script into what is hashed, what is run and what is shown; see `pipedag_core.stores.sqltext`."""
+        from pipedag_core.stores import sqltext
+
+        return sqltext.prepare(sql, placeholders, stages, self._place)
+
+    def _place(self, table: StoredTable) -> str:
+        self._bound[table.location] = table
+        return place(self._layout.path(table.location))
+
+    def _existing(self, table: StoredTable) -> Path:
+        path = self._layout.path(table.location)
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise self._damaged(table, path, f"its file cannot be reached ({error.strerror})") from error
+        if table.size is not None and size != table.size:
+            raise self._damaged(table, path, f"its file has {size} bytes instead of {table.size}")
+        return path
+
+    def _damaged(self, table: StoredTable, path: Path, problem: str) -> StoredDataMissing:
+        return StoredDataMissing(
+            f"{self._label}: table {table.stage}.{table.name} cannot be read: {problem}.\nThe file is {path}. The next run will make it again.",
+            stage=table.stage,
+            table=table.name,
+            path=str(path),
+        )
+
+    # --- writing ------------------------------------------------------------------------------------------------------------------
+
+    def write(self, data: TableData, target: Target, *, prepared: Prepared | None = None) -> Written:
+        """Write a table as one Parquet file; see the port for what is promised."""
+        where = _where(target)
+        if not isinstance(data, QueryData):
+            with self._claimed(target, where) as location:
+                return self._write_rows(data, target, location, where)
+        from pipedag_core.stores import sqltext
+
+        prepared = prepared or self.prepare(data.text, {}, frozenset())
+        if len(sqltext.split(prepared.text)) != 1:
+            raise MaterializationError(
+                f"{where}: a table is made from one query, and this text holds several statements. Return RawSql(...) for a script.\n"
+                f"{prepared.readable}",
+                query=prepared.readable,
+            )
+        with self._claimed(target, where) as location:
+            return self._write_query(self._connection(), prepared.text, prepared.readable, target, location, where)
+
+    def run_script(
+        self, prepared: Prepared, inputs: Sequence[StoredTable], stage: str, target: Target
+    ) -> Mapping[str, tuple[Target, Written]]:
+        """Run a script in a database of its own and write what it created in the stage's schema."""
+        from pipedag_core.stores import script
+
+        where = f"Raw SQL of task {target.task!r} in stage {stage!r}"
+        connection = self._engine().database()
+        done: dict[str, tuple[Target, Written]] = {}
+        try:
+            places = [(table, place(self._existing(table))) for table in inputs]
+            created = script.run(connection, prepared, places, stage, where, self._translate)
+            for name, query in created.items():
+                one = Target(stage, target.generation, name, target.task, hash_content=target.hash_content)
+                with self._claimed(one, _where(one)) as location:
+                    done[name] = (one, self._write_query(connection, query, query, one, location, _where(one)))
+        except BaseException:
+            for _, written in done.values():
+                self._layout.remove(written.location)
+            raise
+        finally:
+            connection.close()
+        return done
+
+    def hash_rows(self, data: TableData) -> str | None:
+        """Return the content hash of rows in memory, as `write` finds it; None for all else."""
+        stream = data.stream if isinstance(data, FileData) or (isinstance(data, BatchData) and data.in_memory) else None
+        if stream is None:
+            return None
+        from pipedag_core.stores import parquet_files
+
+        return parquet_files.hash_batches(parquet_files.batches(stream()))
+
+    def close(self) -> None:
+        """Give back all files and the connection."""
+        for file in self._open:
+            file.close()
+        self._open.clear()
+        if self._cursor is not None:
+            self._cursor.close()
+            self._cursor = None
+
+    def _write_rows(self, data: BatchData | FileData, target: Target, location: str, where: str) -> Written:
+        from pipedag_core.stores import parquet_files
+
+        path = self._layout.path(location)
+        content = None
+        if isinstance(data, FileData) and not target.options.type_map:
+            if target.hash_content:
+                content = self.hash_rows(data)
+            data.write(str(path))
+            return self._finish(location, target, where, content)
+        if data.stream is None:
+            raise UnsupportedByStore(
+                f"{where}: type_map cannot be applied to a lazy frame in a Parquet store. Cast the columns in the frame."
+            )
+        reader = parquet_files.batches(data.stream())
+        parquet_files.check_names(reader.schema.names, where)
+        if target.options.type_map:
+            unknown = [name for name in target.options.type_map if name not in reader.schema.names]
+            if unknown:
+                raise MaterializationError(
+                    f"{where}: type_map names {unknown}, which are no columns. There are: {', '.join(reader.schema.names)}.",
+                    column=unknown[0],
+                )
+            engine, connection = _engine_module(), self._connection()
+            types = {name: engine.arrow_type(connection, kind, where) for name, kind in target.options.type_map.items()}
+            reader = parquet_files.retyped(reader, types, where)
+        parquet_files.check_types(reader.schema, where)
+        hasher = parquet_files.hasher_for(reader.schema) if target.hash_content else None
+        parquet_files.write_batches(reader, path, hasher)
+        return self._finish(location, target, where, None if hasher is None else hasher.result())
+
+    def _write_query(self, connection: Any, text: str, readable: str, target: Target, location: str, where: str) -> Written:
+        import duckdb
+
+        from pipedag_core.stores import parquet_files
+
+        engine = _engine_module()
+        path = self._layout.path(location)
+        casts: list[tuple[str, str]] = []
+        try:
+            columns = engine.columns_of(connection, text, where)
+            parquet_files.check_names([name for name, _ in columns], where)
+            for kind in target.options.type_map.values():
+                engine.arrow_type(connection, kind, where)
+            casts = engine.projection(columns, target.options.type_map, where)
+            engine.copy_query(connection, text, path, casts)
+        except duckdb.Error as error:
+            raise self._translate(error, where, readable, casts) from error
+        return self._finish(location, target, where, None, connection)
+
+    def _finish(self, location: str, target: Target, where: str, content: str | None, connection: Any = None) -> Written:
+        import pyarrow as pa
+
+        from pipedag_core.stores import parquet_files
+
+        path = self._layout.path(location)
+        try:
+            found = parquet_files.facts(path)
+        except pa.ArrowException as error:
+            raise MaterializationError(f"{where}: what was written is no Parquet file that can be read again: {error}") from error
+        parquet_files.check_names(found.schema.names, where)
+        parquet_files.check_types(found.arrow, where)
+        parquet_files.check_options(target.options, found, where)
+        if target.hash_content and content is None:
+            schema = parquet_files.schema_hash(found.arrow)
+            content = None if schema is None else self._hash_file(path, schema, where, connection or self._connection())
+        return Written(location, found.schema, found.rows, found.size, content)
+
+    def _hash_file(self, path: Path, schema: str, where: str, connection: Any) -> str:
+        import duckdb
+
+        try:
+            return _engine_module().content_hash(connection, path, schema)
+        except duckdb.Error as error:
+            raise self._translate(error, where, f"(content hash of {path})", ()) from error
+
+    @contextmanager
+    def _claimed(self, target: Target, where: str) -> Generator[str]:
+        location = ""
+        try:
+            location = self._layout.claim(target.stage, target.generation, target.name)
+            yield location
+        except BaseException as error:
+            if location:
+                self._layout.path(location).unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS and _concerns(error, self._layout.base):
+                raise StoreError(
+                    f"{where} could not be written below {self._layout.base}: {error}. Check room and rights there.",
+                    path=str(self._layout.base),
+                ) from error
+            raise
+
+    def _connection(self) -> Any:
+        if self._cursor is None:
+            self._cursor = self._engine().cursor()
+        return self._cursor
+
+    def _translate(self, error: Any, where: str, query: str, casts: Sequence[tuple[str, str]]) -> Exception:
+        for table in self._bound.values():
+            try:
+                self._existing(table)
+            except StoredDataMissing as missing:
+                return missing
+        return _engine_module().translate(error, f"{where} ({self._label})", query, casts)
+
+
+def _concerns(error: OSError, base: Path) -> bool:
+    # A disk error that names some other file comes from the user's own code and is theirs to see.
+    return error.filename is None or str(error.filename).startswith(str(base))
+
+
+def _where(target: Target) -> str:
+    return f"Table {target.name!r} of task {target.task!r} in stage {target.stage!r}"
+
+
+def _engine_module() -> Any:
+    # duckdb is loaded with the first query.
+    from pipedag_core.stores import duckdb_engine
+
+    return duckdb_engine

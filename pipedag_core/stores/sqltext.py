@@ -1,0 +1,290 @@
+"""SQL as tokens: what is hashed, what is run, and where one statement ends and the next begins. Nothing here searches in text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, final
+
+from sqlglot.dialects.duckdb import DuckDB
+from sqlglot.errors import TokenError
+from sqlglot.tokenizer_core import TokenType
+
+from pipedag_core.errors import MaterializationError
+from pipedag_core.naming import quote_identifier
+from pipedag_core.ports.data import PLACEHOLDER_SCHEMA, Placeholder, Prepared, StoredTable
+from pipedag_core.stores.sqlrefs import Reference, Use, stage_references
+
+#: Words that DuckDB never takes as a name without quotes, except behind AS or a dot (its keyword categories reserved and type_function).
+_RESERVED_WORDS: Final = """
+all analyse analyze and any array as asc asymmetric both case cast check collate column constraint create default deferrable desc describe
+distinct do else end except false fetch for foreign from group having in initially intersect into lambda lateral leading limit not null
+offset on only or order pivot pivot_longer pivot_wider placing primary qualify references returning select show some summarize symmetric
+table then to trailing true union unique unpivot using variadic when where window with
+anti asof at authorization binary by collation concurrently cross freeze full glob ilike inner is isnull join left like natural notnull
+outer overlaps positional right semi similar tablesample unpack verbose
+"""
+_RESERVED: Final = frozenset(_RESERVED_WORDS.split())
+
+_OPERATOR: Final = frozenset("+-*/<>=~!@#%^&|?:\\`")
+
+#: What may stand before a table in FROM.
+_BEFORE_TABLE: Final = frozenset({"from", "join", ",", "("})
+
+
+class _Tokenizer(DuckDB.Tokenizer):
+    # Otherwise the rest of CALL, EXPLAIN and the like is one opaque token.
+    COMMANDS: ClassVar[set[TokenType]] = set()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token: its text as written, its name if it is a word or a quoted identifier, and where it stands (`end` is exclusive)."""
+
+    text: str
+    name: str | None
+    quoted: bool
+    start: int
+    end: int
+
+    @property
+    def word(self) -> str:
+        """The token in lower case if it is not quoted, for comparing with keywords and signs."""
+        return self.text.lower()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Three tokens `schema . name` that are written differently in each shape of the query."""
+
+    at: int
+    canonical: str
+    text: str
+    readable: str
+
+
+def tokens(sql: str) -> list[Token]:
+    """Return the tokens of a text, comments left out.
+
+    Raises:
+        MaterializationError: A string, comment or quoted name has no end.
+    """
+    try:
+        found: Sequence[Any] = _Tokenizer(dialect=DuckDB()).tokenize(sql)
+    except TokenError as error:
+        raise MaterializationError(
+            f"This is not SQL: {error}. A quote or a comment may lack its end. The text is:\n{sql}", query=sql
+        ) from error
+    return [token for item in found for token in _split_words(sql, item)]
+
+
+def _split_words(sql: str, token: Any) -> Iterator[Token]:
+    start, end = token.start, token.end + 1
+    text = sql[start:end]
+    if token.token_type is TokenType.IDENTIFIER:
+        yield Token(text, token.text, True, start, end)
+    elif (text[0].isalpha() or text[0] == "_" or text[0] > "\x7f") and not text.endswith("'"):
+        # The tokenizer makes one token of GROUP BY and the like, with the white space between.
+        for word in re.finditer(r"\S+", text):
+            yield Token(word.group(), word.group(), False, start + word.start(), start + word.end())
+    else:
+        yield Token(text, None, False, start, end)
+
+
+def split(sql: str) -> list[str]:
+    """Return the statements of a script, without the semicolons between them.
+
+    Raises:
+        MaterializationError: The text cannot be tokenized.
+    """
+    statements: list[str] = []
+    first: Token | None = None
+    last: Token | None = None
+    for token in tokens(sql):
+        if token.text != ";":
+            first, last = first or token, token
+        elif first is not None and last is not None:
+            statements.append(sql[first.start : last.end])
+            first = None
+    if first is not None and last is not None:
+        statements.append(sql[first.start : last.end])
+    return statements
+
+
+def writes_a_file(statement: str) -> bool:
+    """Return whether a COPY statement goes out of the database (`COPY ... TO`) and not into it (`COPY ... FROM`)."""
+    depth = 0
+    for token in tokens(statement):
+        depth += (token.text == "(") - (token.text == ")")
+        if depth == 0 and not token.quoted and token.word in ("to", "from"):
+            return token.word == "to"
+    return False
+
+
+def prepare(sql: str, placeholders: Mapping[str, Placeholder], stages: frozenset[str], place: Callable[[StoredTable], str]) -> Prepared:
+    """Turn a query or script into what is hashed, what is run and what is shown.
+
+    Args:
+        sql: With inputs as `"pipedag__in"."<label>"`.
+        placeholders: Label -> input.
+        stages: Names of all stages of the flow.
+        place: Returns what stands behind FROM to read a table.
+
+    Raises:
+        MaterializationError: Not SQL; an unknown label; or a table of a stage that is not an input.
+    """
+    found = tokens(sql)
+    while found and found[-1].text == ";":
+        found.pop()
+    if not found:
+        raise MaterializationError("The SQL text is empty. Return a query.", query=sql)
+    places, inputs = _places(sql, found, placeholders, stages, place)
+    return Prepared(
+        canonical=_canonical(sql, found, places),
+        text=_rewritten(sql, found, places, lambda item: item.text),
+        readable=_rewritten(sql, found, places, lambda item: item.readable),
+        inputs=tuple(inputs),
+    )
+
+
+def _places(
+    sql: str, found: Sequence[Token], placeholders: Mapping[str, Placeholder], stages: frozenset[str], place: Callable[[StoredTable], str]
+) -> tuple[dict[int, _Place], list[str]]:
+    folded = {stage.casefold() for stage in stages}
+    places: dict[int, _Place] = {}
+    inputs: dict[str, None] = {}
+    references: Mapping[int, Reference] | None = None
+    for at, schema, name in _dotted(found):
+        if schema.casefold() == PLACEHOLDER_SCHEMA:
+            placeholder = placeholders.get(name) or placeholders.get(name.casefold())
+            if placeholder is None:
+                raise MaterializationError(
+                    f"The query reads {schema}.{name}, but no input has this label. Inputs of the task: {', '.join(placeholders) or 'none'}.\n{sql}",
+                    query=sql,
+                )
+            alias = name
+        elif schema.casefold() in folded:
+            references = stage_references(sql, found) if references is None else references
+            reference = references.get(found[at].start)
+            if reference is None or reference.use is Use.CREATED:
+                continue
+            placeholder = _input_named(placeholders, schema, name)
+            if placeholder is None or reference.use is Use.WRITTEN:
+                raise MaterializationError(_not_an_input(schema, name, reference.use, sql), query=sql)
+            alias = name
+        else:
+            continue
+        inputs[placeholder.label] = None
+        places[at] = _bound(found, at, alias, placeholder.table, place)
+    return places, list(inputs)
+
+
+def _not_an_input(schema: str, name: str, use: Use, sql: str) -> str:
+    if use is Use.WRITTEN:
+        return f"The SQL changes {schema}.{name}, which it did not create itself. Stored tables never change: create a table of another name.\n{sql}"
+    return (
+        f"The SQL names the table {schema}.{name} of a stage of this flow, which is not an input of the task. "
+        f"Pass the table as an argument to the task, so that pipedag knows of the dependency.\n{sql}"
+    )
+
+
+def _dotted(found: Sequence[Token]) -> list[tuple[int, str, str]]:
+    result: list[tuple[int, str, str]] = []
+    for at in range(len(found) - 2):
+        schema, dot, name = found[at], found[at + 1], found[at + 2]
+        if dot.text == "." and schema.name is not None and name.name is not None and (at == 0 or found[at - 1].text != "."):
+            result.append((at, schema.name, name.name))
+    return result
+
+
+def _input_named(placeholders: Mapping[str, Placeholder], schema: str, name: str) -> Placeholder | None:
+    wanted = (schema.casefold(), name.casefold())
+    return next((item for item in placeholders.values() if (item.table.stage.casefold(), item.table.name.casefold()) == wanted), None)
+
+
+def _bound(found: Sequence[Token], at: int, alias: str, table: StoredTable, place: Callable[[StoredTable], str]) -> _Place:
+    named = quote_identifier(alias)
+    after = found[at + 3] if at + 3 < len(found) else None
+    if after is not None and after.text == ".":
+        # A column's prefix: the table stands in FROM without an alias and gets this one there.
+        return _Place(at, named, named, named)
+    # A name that the rest of the query can use belongs to its meaning, the place of the table does not.
+    before = found[at - 1].word if at else ""
+    suffix = f" AS {named}" if before in _BEFORE_TABLE and not _is_alias(after) else ""
+    return _Place(
+        at,
+        f"{quote_identifier(PLACEHOLDER_SCHEMA)}.{quote_identifier(table.identity)}{suffix}",
+        f"{place(table)}{suffix}",
+        f"{quote_identifier(table.stage)}.{quote_identifier(table.name)}{'' if alias == table.name else suffix}",
+    )
+
+
+def _is_alias(token: Token | None) -> bool:
+    if token is None:
+        return False
+    if token.quoted or token.text.endswith("'"):
+        return True
+    return token.name is not None and (token.word == "as" or token.word not in _RESERVED)
+
+
+def _rewritten(sql: str, found: Sequence[Token], places: Mapping[int, _Place], shape: Callable[[_Place], str]) -> str:
+    parts: list[str] = []
+    done = 0
+    for at in sorted(places):
+        parts += [sql[done : found[at].start], shape(places[at])]
+        done = found[at + 2].end
+    # What follows the last token are comments and semicolons.
+    return "".join([*parts, sql[done : found[-1].end]])
+
+
+def _canonical(sql: str, found: Sequence[Token], places: Mapping[int, _Place]) -> str:
+    parts: list[str] = []
+    at = 0
+    while at < len(found):
+        if at in places:
+            parts += [" " if parts else "", places[at].canonical]
+            at += 3
+            continue
+        if parts:
+            # Behind a rewritten name no token can be glued to it.
+            parts.append(" " if at - 3 in places else _between(sql, found[at - 1], found[at]))
+        parts.append(_folded(found, at))
+        at += 1
+    return "".join(parts)
+
+
+def _between(sql: str, left: Token, right: Token) -> str:
+    gap = sql[left.end : right.start]
+    if not gap:
+        return "" if _belong_together(left.text[-1], right.text[0]) else " "
+    bare = gap.strip()
+    if bare and (not bare.startswith(("--", "/*")) or "\r" in gap.replace("\r\n", "\n")):
+        # Not sure that DuckDB, too, takes this for a comment, so it counts.
+        return f" {gap} "
+    if left.text.endswith("'") and right.text.startswith("'") and "\n" in gap:
+        # Strings on two lines are one string.
+        return "\n"
+    return " "
+
+
+def _belong_together(left: str, right: str) -> bool:
+    if left in _OPERATOR or right in _OPERATOR:
+        return left in _OPERATOR and right in _OPERATOR
+    return all(char.isalnum() or char in "_$'\"" or char > "\x7f" for char in (left, right))
+
+
+def _folded(found: Sequence[Token], at: int) -> str:
+    token = found[at]
+    if token.quoted or token.name is None or token.word not in _RESERVED:
+        # DuckDB keeps the case of names: `AS A` and `AS a` make different columns.
+        return token.text
+    before = found[at - 1].word if at else ""
+    after = found[at + 1] if at + 1 < len(found) else None
+    if before == ".":
+        return token.text
+    if before == "as" and (after is None or after.text in {",", ")", ";"} or after.word in _RESERVED):
+        return token.text
+    return token.word

@@ -1,0 +1,51 @@
+"""One library, one room."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.architecture.house import ROOT, is_foreign, sources
+
+#: Library -> where it may be imported: files, or folders (which end in a slash).
+ROOMS = {
+    "airflow": ["pipedag_airflow/"],
+    "dagster": ["pipedag_dagster/"],
+    "dask": ["pipedag_core/engines/dask.py"],
+    "duckdb": ["pipedag_core/stores/", "pipedag_core/hooks/duckdb"],
+    "fsspec": ["pipedag_core/stores/"],
+    "ibis": ["pipedag_core/hooks/ibis"],
+    "mlflow": ["pipedag_mlflow/"],
+    "msgpack": ["pipedag_core/hooks/polars_trace.py"],
+    "pandas": ["pipedag_core/hooks/pandas.py"],
+    "polars": ["pipedag_core/hooks/polars"],
+    "prefect": ["pipedag_core/engines/prefect.py"],
+    # The last two hand out rows of stored tables, in no type of anybody's.
+    "pyarrow": [
+        "pipedag_core/stores/",
+        "pipedag_core/hooks/",
+        "pipedag_core/arrow_schema.py",
+        "pipedag_core/run/result.py",
+        "pipedag_core/cli/looking.py",
+    ],
+    # Made only for those who ask for an object of this library.
+    "pydot": ["pipedag_core/plan/draw.py"],
+    "rich": ["pipedag_core/cli/"],
+    "sqlalchemy": ["pipedag_core/stores/", "pipedag_core/catalogs/", "pipedag_core/hooks/sqlalchemy"],
+    "sqlglot": ["pipedag_core/stores/"],
+    "typer": ["pipedag_core/cli/", "pipedag_airflow/cli.py", "pipedag_dagster/cli.py", "pipedag_mlflow/cli.py"],
+    "yaml": ["pipedag_core/config/load.py"],
+    # For those who test a store, a hook or an engine of their own.
+    "pytest": ["pipedag_core/testing/"],
+}
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda source: source.path)
+def test_a_library_is_imported_in_its_own_room_only(source):
+    strangers = {name.partition(".")[0] for name in source.imports() if is_foreign(name)}
+    misplaced = {library for library in strangers if not any(source.path.startswith(place) for place in ROOMS.get(library, []))}
+    assert not misplaced, f"{source.path} imports {sorted(misplaced)}; the table in {__file__} says where that may be"
+
+
+def test_the_house_is_there():
+    assert (ROOT / "pipedag_core").is_dir()
+    assert len(sources()) > 40

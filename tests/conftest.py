@@ -1,0 +1,55 @@
+"""What all tests share: a folder of their own to work in, and no configuration from outside."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# No deadlines: a busy machine is no fault. On CI the same examples every time, so that a change is blamed for its own faults only.
+settings.register_profile("pipedag", deadline=None, derandomize="CI" in os.environ, database=None)
+settings.load_profile("pipedag")
+
+
+@pytest.fixture(autouse=True)
+def _own_place(tmp_path, monkeypatch):
+    """Let relative paths, such as the default store's, lead into the test's own folder."""
+    monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def store_folder(tmp_path):
+    """The folder in which the tables of `config` are."""
+    return tmp_path / "store" / "default"
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A configuration of the default store in a folder of the test's own."""
+    from pipedag_core import PipedagConfig
+
+    store = {"class": "parquet", "args": {"base_path": str(tmp_path / "store" / "{instance_id}")}}
+    return PipedagConfig({"instances": {"__any__": {"table_store": store}}}).get()
+
+
+@pytest.fixture
+def tables_of():
+    """Reads all visible tables of an instance: stage -> name -> polars.DataFrame."""
+    import polars as pl
+
+    from pipedag_core.config.wire import open_session
+    from pipedag_core.ports.data import Form, StoredTable
+
+    def read(config):
+        with open_session(config) as session, session.tables.session("test") as access:
+            return {
+                stage: {
+                    name: pl.read_parquet(access.read(table, Form.FILES).paths[0]) for name, table in entries.items() if isinstance(table, StoredTable)
+                }
+                for stage, entries in session.catalog.shown().items()
+            }
+
+    return read

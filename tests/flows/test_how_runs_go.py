@@ -1,0 +1,287 @@
+"""How a run goes on: failures, interruptions, selections, nested stages, observers."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from pipedag_core import Flow, SequentialEngine, Stage, ThreadEngine, materialize
+from pipedag_core.errors import FlowError, PipedagError, RunError
+from pipedag_core.ports.events import Outcome, StepEnded
+
+
+class Observer:
+    """Remembers all events."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_event(self, event):
+        self.events.append(event)
+
+
+@pytest.fixture(params=["sequential", "threads"])
+def engine(request):
+    return SequentialEngine() if request.param == "sequential" else ThreadEngine(max_workers=3)
+
+
+@materialize(version="1.0", name="good")
+def good(x=1):
+    return pl.DataFrame({"x": [x]})
+
+
+@materialize(version="1.0", input_type=pl.DataFrame, name="bad")
+def bad(*tables):
+    raise ZeroDivisionError("the user's own error")
+
+
+@materialize(version="1.0", input_type=pl.DataFrame, name="after")
+def after(table):
+    return table
+
+
+def outcomes(result):
+    return {report.step: report.outcome.value for report in result.reports}
+
+
+def broken_flow():
+    with Flow("broken") as flow:
+        with Stage("a"):
+            table = good()
+        with Stage("b"):
+            after(bad(table))
+            good(2)
+        with Stage("c"):
+            after(table)
+        with Stage("d"):
+            after(flow["b"]["good"])
+    return flow
+
+
+def test_independent_branches_go_on_after_a_failure(config, engine, tables_of):
+    result = broken_flow().run(config=config, orchestration_engine=engine)
+    assert not result.successful
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert outcomes(result) == {
+        "open:a": "opened",
+        "task:a.good": "ran",
+        "commit:a": "committed",
+        "open:b": "opened",
+        "task:b.bad": "failed",
+        "task:b.after": "skipped",
+        "task:b.good": "ran",
+        "commit:b": "skipped",
+        "open:c": "opened",
+        "task:c.after": "ran",
+        "commit:c": "committed",
+        "open:d": "skipped",
+        "task:d.after": "skipped",
+        "commit:d": "skipped",
+        "finish": "finished",
+    }
+    skipped = next(report for report in result.reports if report.step == "task:d.after")
+    assert "task:b.bad failed" in skipped.reason
+    assert set(tables_of(config)) == {"a", "c"}
+
+
+def test_fail_fast_raises_the_users_exception_with_the_users_line_last(config, engine):
+    with pytest.raises(ZeroDivisionError, match="the user's own error") as caught:
+        broken_flow().run(config=config, orchestration_engine=engine, fail_fast=True)
+    last = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert last.name == "bad"
+    assert any("b.bad" in note and "broken" in note for note in caught.value.__notes__)
+
+
+def test_what_a_failed_run_finished_is_not_done_again(config):
+    broken_flow().run(config=config)
+    again = broken_flow().run(config=config)
+    assert outcomes(again)["task:b.good"] == "cached"
+
+
+def test_ctrl_c_leaves_the_committed_state_and_frees_the_leases(config, tables_of):
+    calls = []
+
+    def flow(stop):
+        @materialize(version="2.0" if stop else "1.0", input_type=pl.DataFrame, name="after")
+        def after(table):
+            calls.append("after")
+            if stop:
+                raise KeyboardInterrupt
+            return table
+
+        with Flow("f") as flow, Stage("s"):
+            after(good(2 if stop else 1))
+        return flow
+
+    flow(stop=False).run(config=config)
+    for engine in (SequentialEngine(), ThreadEngine(max_workers=2)):
+        with pytest.raises(KeyboardInterrupt):
+            flow(stop=True).run(config=config, orchestration_engine=engine)
+        assert tables_of(config)["s"]["good"]["x"].to_list() == [1]
+        assert flow(stop=False).run(config=config).successful
+
+
+def test_the_sequential_engine_runs_tasks_in_the_calling_thread(config):
+    seen = []
+
+    @materialize
+    def where():
+        seen.append(threading.current_thread())
+
+    with Flow("f") as flow, Stage("s"):
+        where()
+    flow.run(config=config, orchestration_engine=SequentialEngine())
+    assert seen == [threading.main_thread()]
+
+
+def test_a_stage_run_by_name_is_committed_and_takes_its_inputs_from_the_store(config, tables_of):
+    def flow(x):
+        with Flow("f") as flow:
+            with Stage("a"):
+                table = good(x)
+            with Stage("b"):
+                after(table)
+        return flow
+
+    flow(1).run(config=config)
+    wired = flow(1)
+    result = wired.run("b", config=config)
+    assert result.successful
+    assert set(outcomes(result)) == {"open:b", "task:b.after", "commit:b", "finish"}
+    other = flow(2)
+    missing = other.run(other["b"], config=config)
+    assert isinstance(missing.exception, RunError)
+    assert "Run stage a first" in str(missing.exception)
+    assert other.run("b", config=config, ignore_position_hashes=True).successful
+
+
+def test_a_task_run_by_name_always_runs_and_commits_nothing(config, tables_of):
+    with Flow("f") as flow:
+        with Stage("a"):
+            table = good(1)
+        with Stage("b"):
+            last = after(table)
+    flow.run(config=config)
+    before = tables_of(config)
+    result = flow.run(last, config=config)
+    assert outcomes(result) == {"open:b": "opened", "task:b.after": "ran", "finish": "finished"}
+    assert result.get(last)["x"].to_list() == [1]
+    assert {name: list(tables) for name, tables in tables_of(config).items()} == {name: list(tables) for name, tables in before.items()}
+    with pytest.raises(FlowError):
+        flow.run(last, "a", config=config)
+
+
+def test_nested_stages_are_committed_together(config, tables_of):
+    def flow(fails):
+        with Flow("f") as flow, Stage("outer"):
+            table = good(2 if fails else 1)
+            with Stage("inner"):
+                inner = after(table)
+            (bad if fails else after)(inner)
+        return flow
+
+    result = flow(fails=False).run(config=config)
+    assert result.successful
+    assert set(tables_of(config)) == {"outer", "inner"}
+    assert not flow(fails=True).run(config=config).successful
+    assert tables_of(config)["inner"]["after"]["x"].to_list() == [1]
+
+
+def test_observers_see_every_step_and_cannot_disturb(config, caplog):
+    class Rude:
+        def on_event(self, event):
+            raise RuntimeError("no")
+
+    seen = Observer()
+    with Flow("f") as flow, Stage("s"):
+        good()
+    result = flow.run(config=config, observers=[Rude(), seen])
+    assert result.successful
+    ended = [event.report.step for event in seen.events if isinstance(event, StepEnded)]
+    assert ended == [report.step for report in result.reports]
+    assert "the run goes on" in caplog.text
+
+
+def test_two_runs_of_one_stage_take_turns(config):
+    """The second waits for the lease of the first, and both commit."""
+    inside = threading.Event()
+    go_on = threading.Event()
+
+    @materialize
+    def slow():
+        inside.set()
+        assert go_on.wait(30)
+        return pl.DataFrame({"x": [1]})
+
+    with Flow("f") as first, Stage("s"):
+        slow()
+    with Flow("g") as second, Stage("s"):
+        good(5)
+
+    class Waiting:
+        def on_event(self, event):
+            if isinstance(event, StepEnded) and event.report.outcome is Outcome.WAITING:
+                assert "stage s is being written by" in event.report.reason
+                go_on.set()
+
+    results = {}
+    one = threading.Thread(target=lambda: results.update(one=first.run(config=config)))
+    one.start()
+    assert inside.wait(30)
+    results["two"] = second.run(config=config, observers=[Waiting()])
+    one.join()
+    assert results["one"].successful
+    assert results["two"].successful
+
+
+def test_output_of_the_last_commit_can_be_had_without_running(config):
+    with Flow("f") as flow, Stage("s"):
+        out = good(7)
+    with pytest.raises(RunError, match="Run stage s first"):
+        out.get_output_from_store(config=config)
+    flow.run(config=config)
+    assert out.get_output_from_store(as_type=pl.DataFrame, config=config)["x"].to_list() == [7]
+
+
+def test_a_failing_query_names_the_task_and_shows_the_query(config):
+    @materialize(lazy=True, input_type=sa.Table)
+    def wrong():
+        return sa.text("SELECT no_such_column FROM (SELECT 1 AS x)")
+
+    with Flow("f") as flow, Stage("s"):
+        wrong()
+    error = flow.run(config=config).exception
+    assert isinstance(error, PipedagError)
+    assert "no_such_column" in str(error)
+
+
+def test_unsupported_returns_are_refused_with_their_path(config):
+    @materialize(version="1.0")
+    def odd():
+        return {"fine": 1, "inner": [object()]}
+
+    with Flow("f") as flow, Stage("s"):
+        odd()
+    error = flow.run(config=config).exception
+    assert "s.odd" in str(error)
+    assert "inner.0" in str(error)
+
+
+def test_unknown_items_are_named_when_the_flow_runs(config):
+    @materialize(version="1.0")
+    def parts():
+        return {"a": 1}
+
+    @materialize(version="1.0")
+    def use(value):
+        return value
+
+    with Flow("f") as flow, Stage("s"):
+        use(parts()["b"])
+    error = flow.run(config=config).exception
+    assert "'b'" in str(error)
+    assert "'a'" in str(error)

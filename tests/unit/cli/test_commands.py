@@ -1,0 +1,199 @@
+"""The command, as people and machines call it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from pipedag_core.cli.app import app
+
+CODE = """
+import pyarrow as pa
+from pipedag_core import Flow, Stage, Table, materialize
+
+@materialize(version="1.0", nout=2)
+def load():
+    print("loading")
+    return Table(pa.table({"id": [1, 2, 3], "name": ["Alice", "Bob", "Charlie"]}), "names"), Table(pa.table({"id": [1, 2, 3]}), "ages")
+
+@materialize(version="1.0", input_type=pa.Table)
+def joined(names, ages):
+    return names.join(ages, "id").sort_by("id")
+
+@materialize(input_type=pa.Table)
+def broken(table):
+    return 1 / 0
+
+def make(attrs):
+    with Flow("demo") as flow:
+        with Stage("inputs"):
+            names, ages = load()
+        with Stage("features"):
+            table = joined(names, ages)
+            if attrs.get("broken"):
+                broken(table)
+    return flow
+"""
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Call the command in a folder with a flow in `demo.py`."""
+    (tmp_path / "demo.py").write_text(CODE)
+    (tmp_path / "broken.yaml").write_text("instances: {bad: {attrs: {broken: true}}}")
+    (tmp_path / "raises.py").write_text("def make():\n    return undefined_name\n")
+    before, path = set(sys.modules), list(sys.path)
+    runner = CliRunner()
+    yield lambda *args: runner.invoke(app, args)
+    for name in set(sys.modules) - before:
+        if name.startswith("pipedag_flow_"):
+            del sys.modules[name]
+    sys.path[:] = path
+
+
+def outcomes(result):
+    """Return name -> outcome of the lines of a run."""
+    lines = [line.split("  ") for line in result.stdout.splitlines() if not line.startswith("flow ")]
+    return {
+        parts[1].strip() or parts[2].strip(): parts[0].strip() for parts in ([p for p in line if p] for line in lines) if len(parts) > 1
+    }
+
+
+def test_a_flow_runs_and_the_second_time_everything_is_cached(cli):
+    first, second = cli("run", "demo.py:make"), cli("run", "demo.py:make")
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output
+    assert outcomes(first) == {"inputs.load": "ran", "stage inputs": "committed", "features.joined": "ran", "stage features": "committed"}
+    assert set(outcomes(second).values()) == {"cached", "unchanged"}
+    assert "flow demo, instance default: succeeded" in first.stdout
+    assert "2 tasks (2 cached); 2 stages (2 unchanged)" in second.stdout
+
+
+def test_a_mode_makes_everything_run_again(cli):
+    cli("run", "demo.py:make")
+    assert "2 tasks (2 ran)" in cli("run", "demo.py:make", "--mode", "force-caches-invalid").stdout
+
+
+def test_a_stage_or_a_task_can_be_run_alone(cli):
+    cli("run", "demo.py:make")
+    assert "1 task (1 cached); 1 stage" in cli("run", "demo.py:make", "--stage", "Features").stdout
+    alone = cli("run", "demo.py:make", "--task", "features.joined")
+    assert "1 task (1 ran); run" in alone.stdout, alone.output
+
+
+def test_a_failing_task_ends_with_the_users_own_line_and_exit_code_1(cli):
+    result = cli("run", "demo.py:make", "--instance", "bad", "--config", "broken.yaml")
+    assert result.exit_code == 1
+    assert outcomes(result)["features.broken"] == "failed"
+    assert outcomes(result)["stage features"] == "skipped"
+    assert "return 1 / 0" in result.stderr
+    assert "ZeroDivisionError" in result.stderr
+    assert "pipedag_core" not in result.stderr.split("Traceback", 1)[1].split("ZeroDivisionError", 1)[0]
+    assert "failed in" in result.stdout
+
+
+def test_fail_fast_shows_the_failure_once(cli):
+    result = cli("run", "demo.py:make", "-i", "bad", "-c", "broken.yaml", "--fail-fast")
+    assert result.exit_code == 1
+    assert result.stderr.count("ZeroDivisionError: division by zero") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["run", "demo.py:mke"], 2, "Did you mean make?"),
+        (["run", "demo.py:make", "--mode", "sometimes"], 2, "is not one of normal"),
+        (["run", "demo.py:make", "--stage", "inputs", "--task", "inputs.load"], 2, "not both"),
+        (["run", "demo.py:make", "--task", "load"], 2, "write STAGE.load"),
+        (["run", "demo.py:make", "--stage", "inptus"], 2, "inputs"),
+        (["run", "demo.py:make", "--config", "nothing.yaml"], 2, "cannot be read"),
+        (["run", "demo.py:make", "-i", "full", "-c", "broken.yaml"], 2, "named nowhere"),
+        (["run", "raises.py:make"], 1, "undefined_name"),
+        (["status"], 2, "Nothing has run yet"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_wrong_usage_is_told_with_an_exit_code(cli, args, code, message):
+    result = cli(*args)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr or code == 1
+
+
+def test_a_plan_is_shown_and_written_as_json(cli):
+    shown = cli("plan", "demo.py:make")
+    assert "task:features.joined" in shown.stdout
+    raw = json.loads(cli("plan", "demo.py:make", "--json").stdout)
+    assert (raw["flow"], raw["source"]) == ("demo", "demo.py:make")
+
+
+def test_a_plan_learns_names_of_tables_from_an_instance(cli):
+    assert cli("plan", "demo.py:make", "--json", "--learn", "default").exit_code == 2
+    cli("run", "demo.py:make")
+    raw = json.loads(cli("plan", "demo.py:make", "--json", "--learn", "default").stdout)
+    assert {task["task"]: task["outputs"] for task in raw["tasks"]} == {"load": ["names", "ages"], "joined": ["joined"]}
+
+
+def test_a_flow_is_drawn(cli):
+    assert cli("graph", "demo.py:make").stdout.startswith("flowchart")
+    assert cli("graph", "demo.py:make", "--format", "dot").stdout.startswith("digraph")
+    assert cli("graph", "demo.py:make", "--format", "png").exit_code == 2
+
+
+def test_steps_are_carried_out_one_by_one_and_reported_as_json(cli, tmp_path):
+    (tmp_path / "plan.json").write_text(cli("plan", "demo.py:make", "--json").stdout)
+    steps = [step["id"] for step in json.loads((tmp_path / "plan.json").read_text())["steps"]]
+    reports = []
+    for step in steps:
+        result = cli("step", "plan.json", step, "--run-id", "r1")
+        assert result.exit_code == 0, result.output
+        reports.append(json.loads(result.stdout))
+    assert [report["outcome"] for report in reports if report["task"]] == ["ran", "ran"]
+    assert "loading" not in "".join(map(json.dumps, reports))
+    assert cli("show", "features.joined").exit_code == 0
+
+
+def test_a_step_that_is_not_in_the_plan_is_wrong_usage(cli, tmp_path):
+    (tmp_path / "plan.json").write_text(cli("plan", "demo.py:make", "--json").stdout)
+    result = cli("step", "plan.json", "task:features.jined", "--run-id", "r1")
+    assert (result.exit_code, "Did you mean task:features.joined" in result.stderr) == (2, True)
+
+
+def test_a_failing_step_ends_with_exit_code_1_and_a_step_that_waits_with_75(cli, tmp_path):
+    (tmp_path / "plan.json").write_text(cli("plan", "demo.py:make", "--json").stdout)
+    assert cli("step", "plan.json", "open:inputs", "--run-id", "r1").exit_code == 0
+    waiting = cli("step", "plan.json", "open:inputs", "--run-id", "r2")
+    assert (waiting.exit_code, json.loads(waiting.stdout)["outcome"]) == (75, "waiting")
+    assert cli("step", "plan.json", "commit:inputs", "--run-id", "r1").exit_code == 1
+
+
+def test_status_shows_runs_generations_and_what_a_run_did(cli):
+    cli("run", "demo.py:make")
+    shown = cli("status").stdout
+    assert "succeeded" in shown
+    assert "features" in shown
+    run_id = next(line for line in shown.splitlines() if "succeeded" in line).split()[0]
+    log = cli("status", run_id[:8]).stdout
+    assert "inputs.load" in log
+    assert "features.joined" in log
+    assert cli("status", "nothing").exit_code == 2
+
+
+def test_a_table_is_shown_by_its_readable_name(cli):
+    cli("run", "demo.py:make")
+    shown = cli("show", "Joined", "--limit", "2").stdout
+    assert "features.joined: 3 rows x 2 columns" in shown
+    assert "Alice" in shown
+    assert "Charlie" not in shown
+    assert "Did you mean features.joined?" in cli("show", "joned").stderr
+
+
+def test_clean_up_says_what_it_removed(cli):
+    cli("run", "demo.py:make")
+    assert cli("gc").stdout == "instance default: 0 tables and blobs removed\n"
+
+
+def test_the_log_is_written_when_it_is_asked_for(cli):
+    assert cli("--version").stdout.startswith("pipedag-core ")
