@@ -60,16 +60,20 @@ def cells(row: Row) -> tuple[str, ...]:
     return row.what, f"{number(row.value)} {row.unit}", raw, row.raw_what, compared, limit, verdict, row.note
 
 
+def load() -> float | None:
+    """Return how many processes wanted to run in the last minute; None where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def facts(quick: bool) -> dict[str, Any]:
     """Return what the figures depend on, without naming the machine."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "quick": quick,
         "python": platform.python_version(),
         "system": platform.system(),
         "cores": os.cpu_count(),
-        "load": load,
+        "load_before": load(),
         "versions": {name: version(name) for name in VERSIONS},
     }
 
@@ -102,6 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(table)
     for name, reason in skipped.items():
         console.print(f"Skipped {name}: {reason}")
+    # What is measured here keeps about one core busy, or all of them where polars is at work.
+    if (before := report["load_before"]) is not None and before > 1:
+        console.print(
+            f"The machine was busy before this started (load {before:.1f} on {report['cores']} cores), so the figures are too high."
+        )
     report |= {"rows": [row.to_dict() for row in rows], "skipped": skipped}
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / "latest.json"

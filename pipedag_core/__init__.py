@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipedag_core.define.group import VisualizationStyle as VisualizationStyle
     from pipedag_core.define.lazydict import LazyDict as LazyDict
     from pipedag_core.define.refs import TaskGetItem as TaskGetItem
-    from pipedag_core.define.task import AUTO_VERSION as AUTO_VERSION
+    from pipedag_core.define.options import AUTO_VERSION as AUTO_VERSION
     from pipedag_core.define.task import Task as Task
     from pipedag_core.define.task import materialize as materialize
     from pipedag_core.define.values import Blob as Blob
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipedag_core.runner import execute as execute
 
 _HOME = {
-    "AUTO_VERSION": "define.task",
+    "AUTO_VERSION": "define.options",
     "Blob": "define.values",
     "CacheValidationMode": "cache.modes",
     "ConfigContext": "config.context",

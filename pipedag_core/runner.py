@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,8 +26,7 @@ from pipedag_core.ports.catalogs import Owner, RunInfo
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import Outcome, RunObserver, RunStarted, StepEnded, StepReport
 from pipedag_core.run import steps
-from pipedag_core.run.inputs import upstream_values
-from pipedag_core.run.result import Result, load_value, resolve_all
+from pipedag_core.run.result import Result, fetch
 from pipedag_core.run.session import Run, RunOptions, Session
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
@@ -77,7 +76,9 @@ def run_flow(
     if inputs:
         raise UnsupportedByStore("flow.run(inputs=...) is not supported yet.")
     context = configuration(config, instance, flow.name)
-    options = _options(context, cache_validation_mode, disable_cache_function, ignore_task_version, ignore_position_hashes, bool(components))
+    options = _options(
+        context, cache_validation_mode, disable_cache_function, ignore_task_version, ignore_position_hashes, bool(components)
+    )
     stop_early = context.fail_fast if fail_fast is None else fail_fast
     plan = compile_flow(flow, context.instance_name, flow.source)
     if components:
@@ -138,7 +139,8 @@ def execute(
     found = compile_flow(code, plan.instance, plan.source).digest
     if found != plan.digest:
         raise PlanMismatch(
-            f"The plan of flow {plan.flow!r} was made from another wiring than the code has now. Make it again with `pipedag plan`.", flow=plan.flow
+            f"The plan of flow {plan.flow!r} was made from another wiring than the code has now. Make it again with `pipedag plan`.",
+            flow=plan.flow,
         )
     options = _options(context, cache_validation_mode, None, None, False, plan.scratch)
     if plan.scratch and cache_validation_mode is None:
@@ -153,8 +155,7 @@ def execute(
 
 def output_from_store(reference: Reference, as_type: Any = None, config: Any = None, instance: str | None = None, **_: Any) -> Any:
     """Return the last committed output of a task, or of an item of it, without running anything; see `Reference.get_output_from_store`."""
-    tasks = list(reference.tasks)
-    flow = tasks[0].flow
+    flow = reference.tasks[0].flow
     context = configuration(config, instance, flow.name)
     plan = replace(compile_flow(flow, context.instance_name, flow.source), steps=())
     options = RunOptions()
@@ -162,9 +163,7 @@ def output_from_store(reference: Reference, as_type: Any = None, config: Any = N
     with open_session(context) as session:
         session.catalog.begin_run(info)
         try:
-            run = Run(info, options)
-            values = upstream_values(session, run, plan, tasks, "get_output_from_store")
-            return load_value(session, resolve_all(reference, values), as_type, tasks[0])
+            return fetch(session, Run(info, options), plan, reference, as_type, "get_output_from_store")
         finally:
             session.catalog.finish_run(info.run_id, "succeeded")
 
@@ -266,7 +265,7 @@ def _skipper(session: Session, run: Run) -> Callable[[Step, Step], StepReport]:
 
 
 @contextmanager
-def _heartbeat(session: Session, run: Run) -> Iterator[None]:
+def _heartbeat(session: Session, run: Run) -> Generator[None]:
     """Renew the run's leases and pins while something is at work."""
     stop = threading.Event()
 

@@ -47,7 +47,9 @@ def tables_of():
         with open_session(config) as session, session.tables.session("test") as access:
             return {
                 stage: {
-                    name: pl.read_parquet(access.read(table, Form.FILES).paths[0]) for name, table in entries.items() if isinstance(table, StoredTable)
+                    name: pl.read_parquet(access.read(table, Form.FILES).paths[0])
+                    for name, table in entries.items()
+                    if isinstance(table, StoredTable)
                 }
                 for stage, entries in session.catalog.shown().items()
             }

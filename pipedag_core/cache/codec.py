@@ -95,7 +95,10 @@ def encode(value: Any, leaf: EncodeLeaf, path: str = "") -> Any:
 def _encode_dict(value: dict[Any, Any], leaf: EncodeLeaf, path: str) -> Any:
     if all(type(key) is str for key in value) and "$" not in value:
         return {key: encode(item, leaf, join(path, key)) for key, item in value.items()}
-    return {"$": "dict", "items": [[encode(key, leaf, join(path, key)), encode(item, leaf, join(path, key))] for key, item in value.items()]}
+    return {
+        "$": "dict",
+        "items": [[encode(key, leaf, join(path, key)), encode(item, leaf, join(path, key))] for key, item in value.items()],
+    }
 
 
 def _encode_scalar(value: Any, leaf: EncodeLeaf, path: str) -> Any:

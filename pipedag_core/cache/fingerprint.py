@@ -128,4 +128,3 @@ def explain(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str:
 
 #: Reasons that are listed before the rest is only counted.
 MOST_REASONS = 4
-

@@ -199,7 +199,7 @@ def resolve(value: Any, trail: tuple[Placeholder, ...] = ()) -> Any:
     return map_leaves(value, leaf)
 
 
-def final(value: Any) -> Any:
+def as_wired(value: Any) -> Any:
     """Return what a user's references stand for once the wiring has ended: a raw nest with all updates, and without placeholders.
 
     Args:

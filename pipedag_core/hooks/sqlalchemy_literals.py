@@ -78,6 +78,8 @@ def literal(value: Any, dialect: str) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"from_hex('{bytes(value).hex()}')" if dialect == "duckdb" else f"decode('{bytes(value).hex()}', 'hex')"
     if isinstance(value, dt.datetime):
+        if getattr(value, "nanosecond", 0):
+            raise exc.CompileError(f"the time {value} has nanoseconds, which a timestamp literal would lose")
         return f"TIMESTAMP{' WITH TIME ZONE' if value.tzinfo else ''} '{value.isoformat(sep=' ')}'"
     if isinstance(value, dt.date):
         return f"DATE '{value.isoformat()}'"

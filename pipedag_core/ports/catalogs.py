@@ -247,7 +247,9 @@ class Catalog(Protocol):
         """
         ...
 
-    def open_stages(self, run_id: str, stages: Sequence[str], reads: Sequence[str], *, scratch: bool, take_over: bool = False) -> Opened | Held:
+    def open_stages(
+        self, run_id: str, stages: Sequence[str], reads: Sequence[str], *, scratch: bool, take_over: bool = False
+    ) -> Opened | Held:
         """Open a unit for writing, or return its open generations if this run has opened it already. Idempotent.
 
         Takes the lease on `stages[0]`, the outermost stage of the unit; a lease that has expired, or whose owner is a process of this machine
@@ -262,7 +264,9 @@ class Catalog(Protocol):
         """Move the expiry of the run's leases and pins to `ttl_s` seconds from now. Leases that were lost stay lost."""
         ...
 
-    def commit(self, run_id: str, stages: Sequence[str], show: Callable[[Mapping[str, Mapping[str, StoredObject]]], None] | None = None) -> CommitResult:
+    def commit(
+        self, run_id: str, stages: Sequence[str], show: Callable[[Mapping[str, Mapping[str, StoredObject]]], None] | None = None
+    ) -> CommitResult:
         """Make the open generations of a unit current, all at once, and give the lease back. Idempotent.
 
         If for all stages of the unit the entries, and every task's fingerprint and output, are those of the current generations, nothing

@@ -56,13 +56,23 @@ class StepReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, without the exception object."""
-        result = {key: value for key, value in asdict(self).items() if key != "error"} if self.error is None else self._without_error().to_dict()
+        result = (
+            {key: value for key, value in asdict(self).items() if key != "error"} if self.error is None else self._without_error().to_dict()
+        )
         result["outcome"] = self.outcome.value
         return result
 
     def _without_error(self) -> StepReport:
         return StepReport(
-            self.step, self.outcome, self.reason, self.stage, self.task, self.tables, self.rows, self.seconds, self.message or str(self.error)
+            self.step,
+            self.outcome,
+            self.reason,
+            self.stage,
+            self.task,
+            self.tables,
+            self.rows,
+            self.seconds,
+            self.message or str(self.error),
         )
 
 

@@ -66,7 +66,7 @@ class TracingHook(Protocol):
     """A hook whose types can say what they would do: what `AUTO_VERSION` needs."""
 
     def empty(self, schema: TableSchema, as_type: Any, label: str) -> Any:
-        """Return an object of `as_type` with this schema and no rows, held in memory; it carries `label` as its origin."""
+        """Return an object of `as_type` with this schema that carries `label` (the input's path) as its origin and refuses to be executed."""
         ...
 
     def trace(self, obj: Any) -> str:

@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import Any, final
 
 from pipedag_core.cache import codec, fingerprint
-from pipedag_core.define.flow import Stage
-from pipedag_core.define.refs import Merged, Reference, TaskGetItem
+from pipedag_core.define.evaluate import evaluate
+from pipedag_core.define.stage import Stage
 from pipedag_core.define.task import Task
 from pipedag_core.define.walk import iter_leaves, map_leaves
 from pipedag_core.errors import RunError, UnknownItem, UnsupportedValue
@@ -30,7 +30,18 @@ class RawTables(Mapping[str, Any]):
         self._tables = dict(tables)
 
     def __getitem__(self, name: str) -> Any:
+        """Return a table; case does not matter.
+
+        Raises:
+            UnknownItem: The script made no such table; the message lists those that it made.
+        """
+        if name.casefold() not in self._tables:
+            raise UnknownItem(f"The script made no table {name!r}. It made: {', '.join(map(repr, self._tables)) or 'none'}.", item=name)
         return self._tables[name.casefold()]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a table, or the default."""
+        return self._tables.get(key.casefold(), default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tables)
@@ -91,17 +102,16 @@ def resolve(session: Session, run: Run, plan: Plan, task: Task) -> TaskInputs:
         UnknownItem: A result has no such item.
     """
     values = upstream_values(session, run, plan, task.upstream, f"Task {task.stage.name}.{task.id}")
-    cache: dict[int, Any] = {}
-
-    def leaf(value: Any, path: str) -> Any:
-        return resolve_reference(value, values, cache) if isinstance(value, Reference) else value
-
-    parameters = {name: map_leaves(value, leaf, name) for name, value in task.parameters.items()}
+    parameters = {name: evaluate(value, values.__getitem__) for name, value in task.parameters.items()}
     return label(parameters)
 
 
 def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task], who: str) -> Mapping[Task, Any]:
-    """Return the decoded results of tasks."""
+    """Return the decoded results of tasks.
+
+    Raises:
+        RunError: Some have no result; the message says which stages to run.
+    """
     if not tasks:
         return {}
     own = {(step.stage, step.task) for step in plan.steps if step.kind is StepKind.TASK}
@@ -126,6 +136,7 @@ def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task
 
 def decode_output(found: FoundResult) -> Any:
     """Return a task's result with `StoredTable`, `StoredBlob` and `RawTables` in place of what is stored."""
+
     def leaf(node: Mapping[str, Any]) -> Any:
         match node["$"]:
             case "object":
@@ -139,51 +150,6 @@ def decode_output(found: FoundResult) -> Any:
                 )
 
     return codec.decode(json.loads(found.result.output), leaf)
-
-
-def resolve_reference(reference: Reference, values: Mapping[Task, Any], cache: dict[int, Any]) -> Any:
-    """Return what a reference stands for."""
-    if id(reference) in cache:
-        return cache[id(reference)]
-    if isinstance(reference, Task):
-        result = values[reference]
-    elif isinstance(reference, TaskGetItem):
-        result = _item(resolve_reference(reference.parent, values, cache), reference)
-    elif isinstance(reference, Merged):
-        result = _merge(reference, values, cache)
-    else:
-        raise RunError(f"A reference of type {type(reference).__name__} was left in the arguments of a task. Use the flow after its `with` block.")
-    cache[id(reference)] = result
-    return result
-
-
-def _item(parent: Any, reference: TaskGetItem) -> Any:
-    task = reference.task
-    key = reference.key
-    try:
-        if reference.kind == "attr" or (isinstance(key, str) and hasattr(type(parent), "__dataclass_fields__")):
-            return getattr(parent, str(key))
-        return parent[key]
-    except (KeyError, IndexError, TypeError, AttributeError):
-        known = f" It has: {', '.join(map(repr, cast('Mapping[Any, Any]', parent)))}." if isinstance(parent, Mapping) else ""
-        if isinstance(parent, (list, tuple)):
-            known = f" It has {len(cast('Sequence[Any]', parent))} items."
-        raise UnknownItem(
-            f"The result of task {task.stage.name}.{task.id} has no item {key!r}; it is a {type(parent).__name__}.{known}",
-            stage=task.stage.name,
-            task=task.id,
-            item=key,
-        ) from None
-
-
-def _merge(reference: Merged, values: Mapping[Task, Any], cache: dict[int, Any]) -> Any:
-    merged: dict[Any, Any] = {}
-    for part in (reference.base, *reference.others):
-        value = map_leaves(part, lambda leaf, _: resolve_reference(leaf, values, cache) if isinstance(leaf, Reference) else leaf, "")
-        if not isinstance(value, Mapping):
-            raise UnknownItem(f"`update` and `|` merge dicts, but one part is a {type(value).__name__} when the flow runs: {part!r}.")
-        merged.update(cast("Mapping[Any, Any]", value))
-    return merged
 
 
 def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -81,7 +81,7 @@ def load_empty(session: Session, task: Task, inputs: TaskInputs) -> Loaded:
             return session.blobs.read(value.location, value.format, value.identity)
         if not isinstance(value, StoredTable) or hook is None:
             return value
-        empty = hook.empty(value.schema, task.options.input_type, inputs.labels[path])
+        empty = hook.empty(value.schema, task.options.input_type, path)
         references[id(empty)] = (empty, value)
         return empty
 

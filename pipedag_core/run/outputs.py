@@ -1,295 +1,27 @@
-"""From what a task returned to stored objects, readable names and the text that the catalog keeps.
-
-Work goes through four acts: `collect` finds the tables and blobs in the returned nest, `prepare` turns each into the form in which it crosses to
-the store and gives it a key where one is known before writing, `reuse` looks these keys up, and `write` writes what is left.
-"""
+"""From what a task returned to stored objects, readable names and the text that the catalog keeps: the writing half of `pipedag_core.run.slots`."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Any, cast, final
 
 from pipedag_core.cache import codec, fingerprint
-from pipedag_core.cache.fingerprint import Fingerprint
 from pipedag_core.define.task import Task
-from pipedag_core.define.values import Blob, ExternalTableReference, RawSql, Table, View
-from pipedag_core.define.walk import map_leaves
-from pipedag_core.errors import DuplicateName, MaterializationError, PipedagError, UnsupportedByStore, UnsupportedValue
+from pipedag_core.errors import DuplicateName, PipedagError
 from pipedag_core.naming import check_bytes
 from pipedag_core.plan.outputs import check_declared, name_outputs
 from pipedag_core.ports.catalogs import NewObject
 from pipedag_core.ports.data import (
-    BatchData,
-    FileData,
-    Prepared,
-    QueryData,
     StoredBlob,
     StoredObject,
     StoredTable,
-    TableData,
-    TableOptions,
     Target,
     Written,
 )
-from pipedag_core.ports.hooks import TableHook, WriteContext
-from pipedag_core.ports.stores import StoreSession
-from pipedag_core.run.inputs import TaskInputs
-from pipedag_core.run.loading import Loaded
-from pipedag_core.run.session import Run, Session
-
-_PLAIN = (str, bytes, int, float, bool, type(None))
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How the outputs of one execution are identified.
-
-    Attributes:
-        kind: "version", "auto", "lazy" or "never".
-        forced: The task runs although a stored result might do, so what it gives must not be taken for an earlier result unless it is equal.
-        lookup: Queries of a lazy task may be answered by stored tables.
-        lookup_base: ... ignoring the cache function's value.
-        cache_value: The cache function's value as canonical JSON, or None.
-        fingerprint: The task's, where it is known before the outputs are (version, auto).
-    """
-
-    kind: str
-    forced: bool
-    lookup: bool
-    lookup_base: bool
-    cache_value: str | None
-    fingerprint: Fingerprint | None
-
-    @property
-    def hash_always(self) -> bool:
-        """Whether content hashes are needed at any size."""
-        return self.kind == "never" or self.forced
-
-
-@final
-@dataclass(slots=True)
-class Slot:
-    """One table, blob or script in a returned nest, on its way into the store."""
-
-    path: str
-    obj: Any
-    declared: str | None
-    options: TableOptions = field(default_factory=TableOptions)
-    hook: TableHook | None = None
-    data: TableData | None = None
-    prepared: Prepared | None = None
-    blob: tuple[bytes, str] | None = None
-    content_hash: str | None = None
-    key: str | None = None
-    base_key: str | None = None
-    stored: StoredObject | None = None
-    tables: dict[str, StoredTable] = field(default_factory=dict[str, StoredTable])
-
-    @property
-    def is_script(self) -> bool:
-        """Whether this is RawSql, whose tables get their names when it has run."""
-        return isinstance(self.obj, RawSql)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Stands in the returned nest where slot `index` was."""
-
-    index: int
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where outputs go, and for whom."""
-
-    session: Session
-    access: StoreSession
-    run: Run
-    task: Task
-    stage: str
-    position: str
-    stages: frozenset[str]
-    inputs: TaskInputs
-    loaded: Loaded
-
-    @property
-    def who(self) -> str:
-        """The task, for messages."""
-        return f"Task {self.stage}.{self.task.id}"
-
-
-def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
-    """Return the nest with marks in place of tables, blobs and scripts, and these in order.
-
-    Raises:
-        UnsupportedValue: Something in the nest can be neither stored nor kept as a plain value; the message names its path.
-    """
-    slots: list[Slot] = []
-
-    def leaf(item: Any, path: str) -> Any:
-        slot = _slot(place, item, path)
-        if slot is None:
-            return item
-        slots.append(slot)
-        return Mark(len(slots) - 1)
-
-    marked = map_leaves(value, leaf, "")
-    try:
-        # Before anything is written: is all the rest something that can be kept?
-        codec.encode(marked, lambda item, _: {"$": "mark"} if isinstance(item, Mark) else None)
-    except UnsupportedValue as error:
-        raise UnsupportedValue(f"{place.who} returned something that cannot be kept. {error}", **error.__dict__) from None
-    return marked, slots
-
-
-def _slot(place: Place, item: Any, path: str) -> Slot | None:
-    if id(item) in place.loaded.references:
-        return Slot(path, item, None, stored=place.loaded.references[id(item)][1])
-    if isinstance(item, Table):
-        return _table_slot(place, item, path)
-    if isinstance(item, Blob):
-        return Slot(path, item, item.name)
-    if isinstance(item, RawSql):
-        return Slot(path, item, None)
-    if isinstance(item, (View, ExternalTableReference)):
-        raise UnsupportedByStore(
-            f"{place.who} returned a {type(item).__name__}{_at(path)}; the embedded store does not support it yet. Return the query as a table instead.",
-            task=place.task.id,
-            stage=place.stage,
-        )
-    if isinstance(item, _PLAIN):
-        return None
-    names = {_short_type_name(kind) for kind in type(item).__mro__}
-    settings = place.session
-    if names & set(settings.auto_blob):
-        return Slot(path, Blob(item), None)
-    hook = settings.hooks.for_object(item)
-    if hook is None or (settings.auto_table and not names & set(settings.auto_table)):
-        return None
-    return Slot(path, item, None, hook=hook)
-
-
-def _table_slot(place: Place, table: Table[Any], path: str) -> Slot:
-    where = {"stage": place.stage, "task": place.task.id}
-    if table.annotation is not None or table.type_map:
-        option = "annotation" if table.annotation is not None else "type_map"
-        raise UnsupportedByStore(
-            f"{place.who} returned a Table with {option}{_at(path)}; the embedded store does not support it yet. Cast the columns in the task.", **where
-        )
-    options = TableOptions(
-        table.primary_key, table.indexes, {}, table.nullable, table.non_nullable, table.materialization_details
-    )
-    reference = place.loaded.references.get(id(table.obj))
-    if reference is not None and options == TableOptions():
-        return Slot(path, table.obj, table.name, stored=reference[1])
-    hook = place.session.hooks.for_object(table.obj)
-    if hook is None:
-        raise UnsupportedValue(
-            f"{place.who} returned a Table{_at(path)} of a {type(table.obj).__module__}.{type(table.obj).__qualname__}, which no hook understands. "
-            "Return a data frame, an Arrow table, a query, or Blob(...) for other objects.",
-            **where,
-        )
-    return Slot(path, table.obj, table.name, options, hook)
-
-
-def _at(path: str) -> str:
-    return f" at {path!r}" if path else ""
-
-
-def _short_type_name(kind: type) -> str:
-    return f"{kind.__module__.split('.')[0].lstrip('_')}.{kind.__qualname__}"
-
-
-def prepare(place: Place, slots: Sequence[Slot], policy: Policy) -> None:
-    """Give each slot the form in which it crosses to the store, and a key where one is known before anything is written."""
-    session, access, task = place.session, place.access, place.task
-    version = str(task.options.version) if task.options.version is not None else ""
-    for slot in slots:
-        if slot.stored is not None:
-            continue
-        if isinstance(slot.obj, Blob):
-            slot.blob = session.blobs.encode(slot.obj.obj)
-            slot.key = slot.base_key = hashlib.sha256(slot.blob[0]).hexdigest()
-        elif slot.is_script:
-            slot.prepared = access.prepare(slot.obj.sql, place.inputs.placeholders, place.stages)
-            _query_keys(slot, place, version, policy)
-        elif slot.hook is not None:
-            context = WriteContext(access, session.tables.capabilities, f"{place.stage}.{task.id}", slot.path, session.hooks.args(slot.hook))
-            slot.data = slot.hook.write(slot.obj, context)
-            if isinstance(slot.data, QueryData):
-                slot.prepared = access.prepare(slot.data.text, place.inputs.placeholders, place.stages)
-                if policy.kind == "lazy":
-                    _query_keys(slot, place, version, policy)
-            elif _in_memory(slot.data) and (policy.hash_always or policy.kind == "lazy" or _is_small(slot.data, session)):
-                slot.content_hash = access.hash_rows(slot.data)
-                if slot.content_hash is not None:
-                    slot.key = slot.base_key = fingerprint.content_identity(slot.content_hash, slot.options)
-
-
-def _query_keys(slot: Slot, place: Place, version: str, policy: Policy) -> None:
-    assert slot.prepared is not None
-    slot.base_key = fingerprint.query_key(
-        stage=place.stage, task=place.task.name, version=version, canonical=slot.prepared.canonical, options=slot.options
-    )
-    slot.key = fingerprint.with_cache_value(slot.base_key, policy.cache_value)
-
-
-def _in_memory(data: TableData) -> bool:
-    return data.in_memory if isinstance(data, BatchData) else isinstance(data, FileData) and data.stream is not None
-
-
-def _is_small(data: TableData, session: Session) -> bool:
-    rows = None if isinstance(data, QueryData) else data.rows
-    return rows is not None and rows <= session.content_hash_rows
-
-
-def query_parts(slots: Sequence[Slot], inputs: TaskInputs) -> dict[str, str]:
-    """Return the queries of a lazy task for saying what changed: inputs by label, so that a changed input is not a changed query."""
-    parts: dict[str, str] = {}
-    for slot in slots:
-        if slot.prepared is not None:
-            text = slot.prepared.canonical
-            for placeholder in inputs.placeholders.values():
-                text = text.replace(placeholder.table.identity, placeholder.label)
-            parts[f"query {slot.path}".strip()] = fingerprint.short(text)
-    return parts
-
-
-def reuse(place: Place, slots: Sequence[Slot], policy: Policy) -> None:
-    """Point slots whose key is known to what is stored under it, if the data is still there."""
-    session = place.session
-    wanted: dict[str, list[Slot]] = {}
-    for slot in slots:
-        by_query = slot.prepared is not None
-        if slot.stored is not None or slot.key is None or slot.base_key is None or slot.is_script or (by_query and not policy.lookup):
-            continue
-        wanted.setdefault(slot.base_key if policy.lookup_base else slot.key, []).append(slot)
-    if not wanted:
-        return
-    found = session.catalog.find_objects(place.run.id, place.stage, tuple(wanted), base=policy.lookup_base)
-    gone = missing(session, list(found.values()))
-    for key, stored in found.items():
-        if stored.id not in gone:
-            for slot in wanted[key]:
-                slot.stored = stored
-
-
-def missing(session: Session, objects: Sequence[StoredObject]) -> set[str]:
-    """Return the ids of objects whose data is gone, and strike them from the catalog, so that they count as a miss from now on."""
-    tables = [item for item in objects if isinstance(item, StoredTable)]
-    blobs = {item.location: item for item in objects if isinstance(item, StoredBlob)}
-    gone = {table.id for table in session.tables.missing(tables)} if tables else set[str]()
-    if blobs:
-        gone |= {blobs[location].id for location in session.blobs.missing({location: blob.size for location, blob in blobs.items()})}
-    if gone:
-        session.catalog.forget_objects(tuple(gone))
-    return gone
+from pipedag_core.run.session import Session
+from pipedag_core.run.slots import Mark, Place, Policy, Slot, missing
 
 
 @final
@@ -487,26 +219,15 @@ def point(task: Task, position: str, output: Any, same_task: Mapping[str, str] |
 
 def _find_objects(node: Any, objects: list[tuple[str, str | None, str]], entries: dict[str, str]) -> None:
     if isinstance(node, list):
-        for item in node:  # pyright: ignore[reportUnknownVariableType]
+        for item in cast("list[Any]", node):
             _find_objects(item, objects, entries)
     elif isinstance(node, dict):
-        match node.get("$"):  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            case "object":
-                objects.append((str(node["path"]), node["declared"], str(node["id"])))  # pyright: ignore[reportUnknownArgumentType]
-            case "raw":
-                entries.update({str(name): str(item["id"]) for name, item in node["tables"].items()})  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType, reportUnknownVariableType]
-            case _:
-                for item in node.values():  # pyright: ignore[reportUnknownVariableType]
-                    _find_objects(item, objects, entries)
-
-
-def unexpected_script(place: Place, slots: Sequence[Slot]) -> None:
-    """Refuse scripts and blobs where only tables and values make sense."""
-    for slot in slots:
-        if slot.is_script or isinstance(slot.obj, Blob):
-            raise MaterializationError(
-                f"{place.who} has version=AUTO_VERSION and returned {type(slot.obj).__name__}{_at(slot.path)}; what it holds cannot be seen without "
-                "running the task. Give it a version such as version='1.0', or lazy=True for SQL.",
-                task=place.task.id,
-                stage=place.stage,
-            )
+        found = cast("dict[str, Any]", node)
+        kind = found.get("$")
+        if kind == "object":
+            objects.append((found["path"], found["declared"], found["id"]))
+        elif kind == "raw":
+            entries.update({name: item["id"] for name, item in found["tables"].items()})
+        else:
+            for item in found.values():
+                _find_objects(item, objects, entries)

@@ -7,16 +7,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, final
 
+from pipedag_core.define.evaluate import evaluate
 from pipedag_core.define.flow import Flow
+from pipedag_core.define.lazydict import as_wired
 from pipedag_core.define.refs import Reference
 from pipedag_core.define.task import Task
-from pipedag_core.define.walk import map_leaves
+from pipedag_core.define.walk import iter_leaves
 from pipedag_core.errors import UnsupportedByStore
 from pipedag_core.plan.model import Plan
 from pipedag_core.ports.data import StoredBlob, StoredTable
 from pipedag_core.ports.events import Outcome, StepReport
 from pipedag_core.ports.hooks import TableHook
-from pipedag_core.run.inputs import map_inputs, resolve_reference, upstream_values
+from pipedag_core.run.inputs import map_inputs, upstream_values
 from pipedag_core.run.loading import read_table
 from pipedag_core.run.session import Run, Session
 
@@ -74,8 +76,7 @@ class Result:
             RunError: The task has no result in this run, or its generation has been cleaned up since.
         """
         with self.open_session() as session:
-            values = upstream_values(session, self.run, self.plan, list(reference.tasks), "This result")
-            return load_value(session, resolve_all(reference, values), as_type, next(iter(reference.tasks)))
+            return fetch(session, self.run, self.plan, reference, as_type, "This result")
 
     def to_frame(self) -> Any:
         """Return the reports as a `pyarrow.Table`: steps x (step, stage, task, outcome, reason, rows, seconds, message)."""
@@ -94,13 +95,20 @@ class Result:
         return f"<Result of flow {self.flow.name!r}: {'successful' if self.successful else 'failed'}; tasks: {told or 'none'}; run {self.run_id}>"
 
 
-def resolve_all(value: Any, values: Mapping[Task, Any]) -> Any:
-    """Return a nest with every reference in it resolved."""
-    cache: dict[int, Any] = {}
-    return map_leaves(value, lambda leaf, _: resolve_reference(leaf, values, cache) if isinstance(leaf, Reference) else leaf, "")
+def fetch(session: Session, run: Run, plan: Plan, reference: Any, as_type: Any, who: str) -> Any:
+    """Load what a user's reference, or a nest of them, stands for in the eyes of a run."""
+    wired = as_wired(reference)
+    tasks = tasks_of(wired)
+    values = upstream_values(session, run, plan, tasks, who)
+    return load_value(session, evaluate(wired, values.__getitem__), as_type, tasks[0] if tasks else None)
 
 
-def load_value(session: Session, value: Any, as_type: Any, task: Task) -> Any:
+def tasks_of(wired: Any) -> list[Task]:
+    """Return the tasks that raw references depend on, each once."""
+    return list(dict.fromkeys(task for _, leaf in iter_leaves(wired) if isinstance(leaf, Reference) for task in leaf.tasks))
+
+
+def load_value(session: Session, value: Any, as_type: Any, task: Task | None) -> Any:
     """Load everything that is stored in a resolved value."""
     hook: TableHook | None = None
     wanted = as_type
@@ -123,7 +131,7 @@ def load_value(session: Session, value: Any, as_type: Any, task: Task) -> Any:
         return map_inputs(value, leaf, "")
 
 
-def _choose(session: Session, as_type: Any, task: Task) -> tuple[TableHook, Any]:
+def _choose(session: Session, as_type: Any, task: Task | None) -> tuple[TableHook, Any]:
     if as_type is not None:
         hook = session.hooks.for_type(as_type)
         if hook.by_reference:
@@ -131,7 +139,7 @@ def _choose(session: Session, as_type: Any, task: Task) -> tuple[TableHook, Any]
                 f"Tables can be had as {as_type!r} only inside a task. Ask for a frame, such as as_type=pl.DataFrame, or query the store's explore file."
             )
         return hook, as_type
-    if task.options.input_type is not None:
+    if task is not None and task.options.input_type is not None:
         hook = session.hooks.for_type(task.options.input_type)
         if not hook.by_reference:
             return hook, task.options.input_type
@@ -139,5 +147,3 @@ def _choose(session: Session, as_type: Any, task: Task) -> tuple[TableHook, Any]
 
     arrow = import_module("pyarrow").Table
     return session.hooks.for_type(arrow), arrow
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
@@ -72,8 +72,9 @@ class RunOptions:
     @classmethod
     def from_json(cls, text: str) -> RunOptions:
         """Return the options that `to_json` wrote."""
-        raw = json.loads(text)
-        return cls(**{**raw, "mode": CacheValidationMode(raw["mode"])})
+        raw: dict[str, Any] = json.loads(text)
+        mode = CacheValidationMode(raw.pop("mode"))
+        return cls(mode=mode, **raw)
 
 
 @final
@@ -85,7 +86,7 @@ class KeyedLocks:
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
 
     @contextmanager
-    def hold(self, key: str) -> Iterator[None]:
+    def hold(self, key: str) -> Generator[None]:
         """Hold the lock of a key."""
         with self._guard:
             lock, users = self._locks.get(key, (threading.Lock(), 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
@@ -51,20 +52,25 @@ def execute_step(session: Session, run: Run, flow: Flow, plan: Plan, step: Step,
             step.id, Outcome.FAILED, type(error).__name__, step.stage, step.task, message=f"{type(error).__name__}: {error}", error=error
         )
     if not report.seconds:
-        report = StepReport(**{**_fields(report), "seconds": time.monotonic() - started})
+        report = replace(report, seconds=time.monotonic() - started)
     _log(plan, report)
     session.tell(StepEnded(run.id, report))
     return report
 
 
-def _fields(report: StepReport) -> dict[str, object]:
-    return {name: getattr(report, name) for name in StepReport.__dataclass_fields__}
-
-
 def _log(plan: Plan, report: StepReport) -> None:
     level = logging.ERROR if report.outcome is Outcome.FAILED else logging.INFO
     rows = "" if report.rows is None else f", {report.rows:,} rows"
-    log.log(level, "%s: %s %s (%s%s, %.3f s)", plan.flow, report.step, report.outcome.value, report.message or report.reason, rows, report.seconds)
+    log.log(
+        level,
+        "%s: %s %s (%s%s, %.3f s)",
+        plan.flow,
+        report.step,
+        report.outcome.value,
+        report.message or report.reason,
+        rows,
+        report.seconds,
+    )
 
 
 # --- open ---------------------------------------------------------------------------------------------------------------------------
@@ -111,7 +117,9 @@ def find_task(flow: Flow, stage: str, task: str) -> Task:
     for item in flow.tasks:
         if item.id == task and item.stage.name == stage:
             return item
-    raise RunError(f"Flow {flow.name!r} has no task {stage}.{task}; the plan was made from other code. Make it again.", stage=stage, task=task)
+    raise RunError(
+        f"Flow {flow.name!r} has no task {stage}.{task}; the plan was made from other code. Make it again.", stage=stage, task=task
+    )
 
 
 def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> StepReport:

@@ -15,7 +15,7 @@ from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.define.context import TaskContext, executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
-from pipedag_core.errors import FreshInput, TracingRefused
+from pipedag_core.errors import FreshInput, StoredDataMissing, TracingRefused
 from pipedag_core.plan.model import Plan, PlanTask
 from pipedag_core.ports.catalogs import FoundResult, GenerationKey, TaskResult
 from pipedag_core.ports.data import StoredBlob, StoredTable
@@ -24,8 +24,8 @@ from pipedag_core.ports.hooks import TracingHook
 from pipedag_core.run import outputs
 from pipedag_core.run.inputs import TaskInputs, map_inputs, resolve
 from pipedag_core.run.loading import Loaded, load, load_empty
-from pipedag_core.run.outputs import Place, Policy
 from pipedag_core.run.session import Run, Session
+from pipedag_core.run.slots import Mark, Place, Policy, collect, missing, prepare, query_parts, refuse_opaque, reuse
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,9 @@ def run_task(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTa
     if kind == "lazy":
         return _run_lazy(job, forced)
     if kind == "never":
-        return _execute(job, Policy("never", forced, False, False, None, None), job.inputs.parts(), _why_forced(job) or "no version, always runs")
+        return _execute(
+            job, Policy("never", forced, False, False, None, None), job.inputs.parts(), _why_forced(job) or "no version, always runs"
+        )
     token = str(task.options.version) if kind == "version" else _trace(job)
     cache_value = _cache_value(job)
     parts = {("version" if kind == "version" else "expression"): token if kind == "version" else fingerprint.short(token), **inputs.parts()}
@@ -82,9 +84,9 @@ def run_task(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTa
     # Equal work in one process is done once; whoever comes second finds the first one's result.
     with run.locks.hold(found.full):
         if not forced:
-            hit = _find(job, found)
-            if hit is not None:
-                return _record_hit(job, hit)
+            report = _take_hit(job, found)
+            if report is not None:
+                return report
             _refuse_fresh_input(job, lazy=False)
         return _execute(job, Policy(kind, forced, False, False, cache_value, found), parts, _why_forced(job) or _why(job, parts))
 
@@ -117,9 +119,7 @@ def _cache_value(job: Job) -> str | None:
         return None
     if job.run.options.disable_cache_function:
         return codec.dumps({"disabled": fingerprint.nonce()})
-    parameters = {
-        name: map_inputs(value, lambda leaf, _: leaf, name) for name, value in job.inputs.parameters.items()
-    }
+    parameters = {name: map_inputs(value, lambda leaf, _: leaf, name) for name, value in job.inputs.parameters.items()}
     args, kwargs = job.task.bind(parameters)
     with _context(job):
         value = cache(*args, **kwargs)
@@ -135,12 +135,24 @@ def _find(job: Job, wanted: Fingerprint) -> FoundResult | None:
     hit = job.session.catalog.find_result(job.run.id, job.planned.stage, wanted.base if base else wanted.full, base=base)
     if hit is None:
         return None
-    gone = outputs.missing(job.session, list(hit.objects.values()))
+    gone = missing(job.session, list(hit.objects.values()))
     if gone:
         names = sorted(item.name for item in hit.objects.values() if item.id in gone)
         log.warning("%s: stored %s is gone or damaged; the task runs again", job.who, ", ".join(names))
         return None
     return hit
+
+
+def _take_hit(job: Job, wanted: Fingerprint) -> StepReport | None:
+    """Let a stored result stand in, if there is one; None if the task has to run."""
+    hit = _find(job, wanted)
+    if hit is None:
+        return None
+    try:
+        return _record_hit(job, hit)
+    except StoredDataMissing:
+        # Clean-up by another run came between finding and recording.
+        return None
 
 
 def _by_base(job: Job) -> bool:
@@ -168,9 +180,9 @@ def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) ->
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
         loaded = load(job.session, access, job.task, job.inputs)
         place = _place(job, access, loaded)
-        marked, slots = outputs.collect(place, _call(job, loaded))
-        outputs.prepare(place, slots, policy)
-        outputs.reuse(place, slots, policy)
+        marked, slots = collect(place, _call(job, loaded))
+        prepare(place, slots, policy)
+        reuse(place, slots, policy)
         output = outputs.write(place, marked, slots, job.generation.number, policy)
     key = policy.fingerprint
     result = _result(job, output, parts, Outcome.RAN, reason)
@@ -184,9 +196,9 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
         loaded = load(job.session, access, job.task, job.inputs)
         place = _place(job, access, loaded)
-        marked, slots = outputs.collect(place, _call(job, loaded))
-        outputs.prepare(place, slots, policy)
-        parts = {**outputs.query_parts(slots, job.inputs), **job.inputs.parts()}
+        marked, slots = collect(place, _call(job, loaded))
+        prepare(place, slots, policy)
+        parts = {**query_parts(slots, job.inputs), **job.inputs.parts()}
         if job.task.options.version is not None:
             parts = {"version": str(job.task.options.version), **parts}
         if cache_value is not None:
@@ -207,10 +219,10 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
         lock = script.full if script else fingerprint.short("lazy" + "".join(slot.key or "" for slot in slots))
         with job.run.locks.hold(lock):
             if script is not None and policy.lookup:
-                hit = _find(job, script)
-                if hit is not None:
-                    return _record_hit(job, hit)
-            outputs.reuse(place, slots, policy)
+                report = _take_hit(job, script)
+                if report is not None:
+                    return report
+            reuse(place, slots, policy)
             if all(slot.stored is not None for slot in slots):
                 outcome, reason = Outcome.CACHED, "cache valid"
             else:
@@ -233,8 +245,8 @@ def _trace(job: Job) -> str:
         except BaseException as error:
             error.add_note(f"pipedag: while AUTO_VERSION called task {job.planned.id} on empty inputs to see what it would do")
             raise
-        marked, slots = outputs.collect(place, value)
-        outputs.unexpected_script(place, slots)
+        marked, slots = collect(place, value)
+        refuse_opaque(place, slots)
         if not slots:
             raise TracingRefused(
                 f"{job.who} has version=AUTO_VERSION but returned no table, so there is no expression to make a version of. "
@@ -244,7 +256,7 @@ def _trace(job: Job) -> str:
             )
 
         def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
-            if not isinstance(item, outputs.Mark):
+            if not isinstance(item, Mark):
                 return None
             slot = slots[item.index]
             options = [slot.declared, fingerprint.options_text(slot.options)]
@@ -264,18 +276,14 @@ def _trace(job: Job) -> str:
 
 def _place(job: Job, access: Any, loaded: Loaded) -> Place:
     stages = frozenset(stage.name for stage in job.plan.stages)
-    return Place(
-        job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, job.inputs, loaded
-    )
+    return Place(job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, job.inputs, loaded)
 
 
 class _context:  # noqa: N801 -- a context manager reads as a verb
     """Marks the task as the one that is executed in this thread."""
 
     def __init__(self, job: Job) -> None:
-        self._value = TaskContext(
-            job.plan.flow, job.planned.stage, job.planned.task, job.run.id, job.session.config, _refuse_imperative
-        )
+        self._value = TaskContext(job.plan.flow, job.planned.stage, job.planned.task, job.run.id, job.session.config, _refuse_imperative)
 
     def __enter__(self) -> None:
         self._token = executing.set(self._value)
@@ -357,5 +365,3 @@ def _report(job: Job, result: TaskResult) -> StepReport:
         rows=result.rows,
         seconds=result.seconds,
     )
-
-

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _NAME: Final = "explore.duckdb"
 
-#: Holds a hash of what the file shows, so that it is not made again for nothing.
+#: Holds a hash of what the file shows, and which file it means, so that it is not made again for nothing.
 _STAMP: Final = ".explore"
 
 
@@ -36,7 +36,7 @@ def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> None:
     target, stamp = base / _NAME, base / _STAMP
     wanted = digest(*(part for stage in sorted(stages) for part in (stage, *_parts(stages[stage]), "")))
     try:
-        if target.exists() and stamp.exists() and stamp.read_text() == wanted:
+        if target.exists() and stamp.exists() and stamp.read_text() == f"{wanted} {_version(target)}":
             return
         if target.with_name(_NAME + ".wal").exists():
             log.warning(
@@ -49,9 +49,9 @@ def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> None:
         try:
             if not _write(fresh, stages):
                 return
-            stamp.unlink(missing_ok=True)
+            version = _version(fresh)
             fresh.replace(target)
-            stamp.write_text(wanted)
+            stamp.write_text(f"{wanted} {version}")
         finally:
             for leftover in (fresh, fresh.with_name(fresh.name + ".wal")):
                 leftover.unlink(missing_ok=True)
@@ -59,6 +59,12 @@ def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> None:
         log.warning("%s was not refreshed, a program may have it open: %s", target, error)
     except OSError as error:
         raise StoreError(f"{target} could not be written: {error}. Check room and rights there.", path=str(target)) from error
+
+
+def _version(path: Path) -> str:
+    # Survives the move into place, and another process's file has another one.
+    stat = path.stat()
+    return f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
 
 
 def _parts(tables: Mapping[str, Path]) -> list[str]:

@@ -45,26 +45,31 @@ def facts(path: Path) -> FileFacts:
 
 
 def _nulls(metadata: Any, schema: pa.Schema) -> dict[str, int | None]:
-    counts: dict[str, int | None] = dict.fromkeys(schema.names)
-    flat = {name for name in schema.names if not pa.types.is_nested(schema.field(name).type)}
-    for group in range(metadata.num_row_groups):
-        for at in range(metadata.num_columns):
-            column = metadata.row_group(group).column(at)
-            statistics = column.statistics
-            name = next((name for name in flat if name == column.path_in_schema), None)
-            if name is None:
-                continue
-            if statistics is None or not statistics.has_null_count:
-                flat.discard(name)
-                counts[name] = None
-            else:
-                counts[name] = (counts[name] or 0) + statistics.null_count
+    # The file counts per leaf of nested columns; only plain columns have one leaf that is the column.
+    counts: dict[str, int | None] = dict.fromkeys((field.name for field in schema), 0)
+    at = 0
+    for field in schema:
+        if pa.types.is_nested(field.type):
+            counts[field.name] = None
+        for group in range(metadata.num_row_groups):
+            known = counts[field.name]
+            if known is not None:
+                statistics = metadata.row_group(group).column(at).statistics
+                counts[field.name] = known + statistics.null_count if statistics is not None and statistics.has_null_count else None
+        at += _leaves(field.type)
     return counts
+
+
+def _leaves(kind: Any) -> int:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _leaves(kind.storage_type)
+    return sum(_leaves(kind.field(at).type) for at in range(kind.num_fields)) if pa.types.is_nested(kind) else 1
 
 
 def batches(source: Any) -> Any:
     """Return a `RecordBatchReader` over any object with `__arrow_c_stream__`."""
-    return pa.RecordBatchReader.from_stream(source)
+    # A reader of our own library hands on what the user's generator raises; through the C interface it would only be text.
+    return source if isinstance(source, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(source)
 
 
 def open_batches(path: Path) -> tuple[Any, Any]:
@@ -90,12 +95,13 @@ def check_names(names: Sequence[str], where: str) -> None:
         raise MaterializationError(f"{where} has a column without a name, at position {list(names).index('') + 1}. Name it.")
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(name.casefold(), name)
-        if other is not name:
+        if name.lower() in seen:
             raise MaterializationError(
-                f"{where} has two columns named {other!r} and {name!r}; names have to differ in more than upper and lower case. Rename one.",
+                f"{where} has two columns named {seen[name.lower()]!r} and {name!r}; names have to differ in more than upper and lower case. "
+                "Rename one.",
                 column=name,
             )
+        seen[name.lower()] = name
 
 
 def check_types(schema: pa.Schema, where: str) -> None:

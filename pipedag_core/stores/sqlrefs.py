@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 import sqlglot
 from sqlglot import exp
@@ -27,11 +28,18 @@ class Use(Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A table `schema.name`, as a table or as the prefix of a column, and what is done with it."""
+    """A table `schema.name`, as a table or as the prefix of a column, and what is done with it.
+
+    Attributes:
+        schema, name: As written, without quotes.
+        use: What the statement does with it.
+        maybe_own: The script creates a table of this name without saying in which schema.
+    """
 
     schema: str
     name: str
     use: Use
+    maybe_own: bool = False
 
 
 class _Token(Protocol):
@@ -57,6 +65,7 @@ def stage_references(sql: str, tokens: Sequence[_Token]) -> Mapping[int, Referen
     except (SqlglotError, RecursionError):
         return _by_keywords(tokens)
     found: dict[int, Reference] = {}
+    bare: set[str] = set()
     for statement in statements:
         if isinstance(statement, exp.Command):
             return _by_keywords(tokens)
@@ -66,7 +75,9 @@ def stage_references(sql: str, tokens: Sequence[_Token]) -> Mapping[int, Referen
             if isinstance(schema, exp.Identifier) and isinstance(name, exp.Identifier) and "start" in schema.meta:
                 use = _use(node) if is_table else Use.READ
                 found[int(schema.meta["start"])] = Reference(schema.name, name.name, use)
-    return _with_own_tables(found)
+            elif is_table and schema is None and _use(node) is Use.CREATED:
+                bare.add(node.name.casefold())
+    return _with_own_tables(found, bare)
 
 
 def _use(table: Any) -> Use:
@@ -82,26 +93,39 @@ def _use(table: Any) -> Use:
     return Use.READ
 
 
+#: What the word before a name says about it, where there is no parser to ask.
+_BY_KEYWORD: Final = {
+    "from": Use.READ,
+    "join": Use.READ,
+    "into": Use.WRITTEN,
+    "update": Use.WRITTEN,
+    "table": Use.CREATED,
+    "view": Use.CREATED,
+    "exists": Use.CREATED,
+}
+
+
 def _by_keywords(tokens: Sequence[_Token]) -> Mapping[int, Reference]:
     found: dict[int, Reference] = {}
-    for at in range(1, len(tokens) - 2):
-        schema, name = tokens[at], tokens[at + 2]
-        use = {
-            "from": Use.READ,
-            "join": Use.READ,
-            "into": Use.WRITTEN,
-            "update": Use.WRITTEN,
-            "table": Use.CREATED,
-            "view": Use.CREATED,
-        }.get(tokens[at - 1].word)
-        if use is not None and tokens[at + 1].word == "." and schema.name is not None and name.name is not None:
-            found[schema.start] = Reference(schema.name, name.name, use)
-    return _with_own_tables(found)
+    bare: set[str] = set()
+    for at in range(1, len(tokens)):
+        use = _BY_KEYWORD.get(tokens[at - 1].word)
+        table = tokens[at].name
+        if use is None or table is None:
+            continue
+        if at + 2 < len(tokens) and tokens[at + 1].word == ".":
+            name = tokens[at + 2].name
+            if name is not None:
+                found[tokens[at].start] = Reference(table, name, use)
+        elif use is Use.CREATED:
+            bare.add(table.casefold())
+    return _with_own_tables(found, bare)
 
 
-def _with_own_tables(found: Mapping[int, Reference]) -> Mapping[int, Reference]:
+def _with_own_tables(found: Mapping[int, Reference], bare: AbstractSet[str]) -> Mapping[int, Reference]:
     own = {(item.schema.casefold(), item.name.casefold()) for item in found.values() if item.use is Use.CREATED}
-    return {
-        at: Reference(item.schema, item.name, Use.CREATED) if (item.schema.casefold(), item.name.casefold()) in own else item
-        for at, item in found.items()
-    }
+    result: dict[int, Reference] = {}
+    for at, item in found.items():
+        is_own = (item.schema.casefold(), item.name.casefold()) in own
+        result[at] = replace(item, use=Use.CREATED if is_own else item.use, maybe_own=item.name.casefold() in bare)
+    return result

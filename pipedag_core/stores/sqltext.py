@@ -172,6 +172,8 @@ def _places(
             if reference is None or reference.use is Use.CREATED:
                 continue
             placeholder = _input_named(placeholders, schema, name)
+            if placeholder is None and reference.maybe_own:
+                continue
             if placeholder is None or reference.use is Use.WRITTEN:
                 raise MaterializationError(_not_an_input(schema, name, reference.use, sql), query=sql)
             alias = name

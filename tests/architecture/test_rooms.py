@@ -19,13 +19,14 @@ ROOMS = {
     "pandas": ["pipedag_core/hooks/pandas.py"],
     "polars": ["pipedag_core/hooks/polars"],
     "prefect": ["pipedag_core/engines/prefect.py"],
-    # The last two hand out rows of stored tables, in no type of anybody's.
+    # Result and `show` hand out rows of stored tables, in no type of the user's.
     "pyarrow": [
         "pipedag_core/stores/",
         "pipedag_core/hooks/",
         "pipedag_core/arrow_schema.py",
         "pipedag_core/run/result.py",
         "pipedag_core/cli/looking.py",
+        "pipedag_core/testing/",
     ],
     # Made only for those who ask for an object of this library.
     "pydot": ["pipedag_core/plan/draw.py"],

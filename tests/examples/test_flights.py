@@ -371,6 +371,7 @@ def test_a_prediction_needs_cleaned_tables_and_what_training_left_behind_and_not
     assert needed == {"economic_representation", "features", "apply_calibration", "model_encoding", "model_predict"}
 
 
+@pytest.mark.slow
 def test_the_mini_instance_runs_and_beats_the_base_rate_and_a_second_run_has_nothing_to_do(settings):
     config = settings.get("mini")
     result = flights.get_pipeline(config.attrs).run(config=config, fail_fast=True)

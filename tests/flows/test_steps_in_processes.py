@@ -58,15 +58,24 @@ def project(tmp_path):
 
 def pipedag(project, *args, check=True):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-m", "pipedag_core.cli", *args], cwd=project, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipedag_core.cli", *args], cwd=project, env=env, capture_output=True, text=True, check=False
+    )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
 
 def tables(project, tables_of):
-    config = PipedagConfig({"instances": {"__any__": {"table_store": {"class": "parquet", "args": {"base_path": str(project / ".pipedag" / "{instance_id}")}}}}})
+    config = PipedagConfig(
+        {
+            "instances": {
+                "__any__": {"table_store": {"class": "parquet", "args": {"base_path": str(project / ".pipedag" / "{instance_id}")}}}
+            }
+        }
+    )
     return {
-        stage: {name: frame.sort(frame.columns).to_dicts() for name, frame in content.items()} for stage, content in tables_of(config.get()).items()
+        stage: {name: frame.sort(frame.columns).to_dicts() for name, frame in content.items()}
+        for stage, content in tables_of(config.get()).items()
     }
 
 

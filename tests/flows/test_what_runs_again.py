@@ -163,7 +163,7 @@ def test_equal_content_of_an_unversioned_query_leaves_consumers_valid(config):
         ("'A'", "'A' /* the same */", "cached"),
         ("1  +  1", "1 + 1", "cached"),
         ("1", "2", "ran"),
-        ("upper('a')", "UPPER('a')", "cached"),
+        ("CASE WHEN x > 1 THEN 1 END", "case when x > 1 then 1 end", "cached"),
     ],
 )
 def test_a_lazy_query_is_executed_when_its_tokens_change(config, before, after, expected):
@@ -239,7 +239,7 @@ def test_an_auto_version_runs_once_on_empty_input_and_again_when_the_expression_
 def test_an_auto_version_refuses_python_functions(config):
     @materialize(version=AUTO_VERSION, input_type=pl.LazyFrame)
     def opaque(table):
-        return table.with_columns(pl.col("x").map_elements(lambda x: x + 1, return_dtype=pl.Int64))
+        return table.with_columns(pl.col("x").map_elements(hash, return_dtype=pl.Int64))
 
     result = run(config, lambda: opaque(source()))
     assert not result.successful

@@ -64,11 +64,13 @@ plain = (
 )
 nested = st.recursive(
     plain,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=3) | st.just("$"), inner, max_size=3)
-    | st.dictionaries(st.integers() | st.tuples(st.integers()), inner, max_size=2)
-    | st.tuples(inner, inner)
-    | st.frozensets(st.integers() | st.text(), max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=3) | st.just("$"), inner, max_size=3)
+        | st.dictionaries(st.integers() | st.tuples(st.integers()), inner, max_size=2)
+        | st.tuples(inner, inner)
+        | st.frozensets(st.integers() | st.text(), max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -87,7 +89,9 @@ def test_equal_texts_mean_equal_values(one, other):
         assert one == other
 
 
-@pytest.mark.parametrize(("one", "other"), [(1, True), (1, 1.0), (0, False), ("1", 1), ((1,), [1]), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), (b"x", "x")])
+@pytest.mark.parametrize(
+    ("one", "other"), [(1, True), (1, 1.0), (0, False), ("1", 1), ((1,), [1]), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), (b"x", "x")]
+)
 def test_values_that_python_may_call_equal_have_different_texts(one, other):
     assert dumps(encode(one, no_leaf)) != dumps(encode(other, no_leaf))
 

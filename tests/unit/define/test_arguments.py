@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
@@ -47,7 +47,7 @@ PLAIN = [
     "text",
     b"bytes",
     date(2026, 1, 2),
-    datetime(2026, 1, 2, 3),
+    datetime(2026, 1, 2, 3, tzinfo=UTC),
     time(1, 2),
     timedelta(seconds=1),
     Decimal("1.10"),
@@ -115,7 +115,7 @@ def test_what_cannot_be_passed_on_is_refused_with_its_path(value, message):
 
 def test_a_default_that_cannot_be_passed_on_is_refused_too():
     @materialize
-    def odd(x=object()):
+    def odd(x=object()):  # noqa: B008 -- what is tested
         return x
 
     with Flow(), Stage("s"):

@@ -74,12 +74,15 @@ def test_a_name_that_is_not_there_is_answered_with_the_nearest():
 
 
 def test_two_stages_of_one_name_are_refused_and_both_named():
-    with pytest.raises(DuplicateName, match=r"'A/b' and 'a_B'"):
+    def declare():
         with Flow("f"):
             with Stage("A/b"):
                 pass
             with Stage("a_B"):
                 pass
+
+    with pytest.raises(DuplicateName, match=r"'A/b' and 'a_B'"):
+        declare()
 
 
 def test_a_stage_or_group_is_used_once():
@@ -96,12 +99,19 @@ def test_a_stage_or_group_is_used_once():
 
 
 def test_stages_and_groups_need_a_flow_and_tasks_a_stage():
-    with pytest.raises(FlowError, match=r"stage 's' is used outside a flow"):
+    def declare():
         with Stage("s"):
             pass
-    with pytest.raises(FlowError, match=r"group 'g' is used outside a flow"):
+
+    with pytest.raises(FlowError, match=r"stage 's' is used outside a flow"):
+        declare()
+
+    def declare():
         with GroupNode("g"):
             pass
+
+    with pytest.raises(FlowError, match=r"group 'g' is used outside a flow"):
+        declare()
     with Flow("f"):
         with pytest.raises(FlowError, match=r"Task 'one' is called outside a stage of flow 'f'"):
             one()
@@ -121,9 +131,13 @@ def test_flows_do_not_nest_and_are_declared_once():
     flow = Flow("f")
     with flow:
         pass
-    with pytest.raises(FlowError, match="second time"):
+
+    def declare():
         with flow:
             pass
+
+    with pytest.raises(FlowError, match="second time"):
+        declare()
 
 
 @pytest.mark.parametrize("verb", ["run", "plan", "graph", "visualize", "visualize_url", "visualize_pydot", "get_subflow"])
@@ -135,18 +149,25 @@ def test_a_flow_is_used_after_its_declaration_has_ended_well(verb):
         with pytest.raises(FlowError, match="still being declared"):
             getattr(flow, verb)()
     broken = Flow("g")
-    with pytest.raises(ZeroDivisionError):
+
+    def declare():
         with broken, Stage("s"):
             one()
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        declare()
     with pytest.raises(FlowError, match="ended with an error"):
         getattr(broken, verb)()
 
 
 def test_after_a_broken_flow_another_one_can_be_declared():
-    with pytest.raises(ZeroDivisionError):
+    def declare():
         with Flow("f"), Stage("s"):
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        declare()
     assert one(1) == 1
     with Flow("g") as flow, Stage("s"):
         one()

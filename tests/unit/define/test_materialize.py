@@ -80,6 +80,10 @@ def test_a_task_function_under_another_name_pickles_with_its_function():
     assert other(2) == 4
 
 
+def test_a_task_function_pickles_by_its_name_where_the_name_leads_to_it():
+    assert pickle.loads(pickle.dumps(plain)) is plain
+
+
 def test_a_lazy_task_may_have_a_version_too():
     assert materialize(lazy=True, version="1")(double).options.lazy
 

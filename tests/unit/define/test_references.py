@@ -151,7 +151,7 @@ def returning(annotation, **options):
     [dict, list, tuple, dict[str, int], list[int], "dict[str, int]", str, pd.DataFrame, pl.LazyFrame, "pl.LazyFrame", "pd.DataFrame"],
 )
 def test_outputs_known_to_have_no_attributes_refuse_them(stage, annotation):
-    with pytest.raises(UnknownItem, match="has no .x"):
+    with pytest.raises(UnknownItem, match=r"has no \.x"):
         _ = returning(annotation).x
 
 

@@ -15,7 +15,10 @@ from pipedag_core.ports.events import Outcome, StepReport
 
 
 def plan_of(edges):
-    steps = [Step(f"task:s.t{number}", StepKind.TASK, "s", f"t{number}", tuple(f"task:s.t{up}" for up in ups)) for number, ups in enumerate(edges)]
+    steps = [
+        Step(f"task:s.t{number}", StepKind.TASK, "s", f"t{number}", tuple(f"task:s.t{up}" for up in ups))
+        for number, ups in enumerate(edges)
+    ]
     finish = Step("finish", StepKind.FINISH, None, None, tuple(step.id for step in steps))
     return Plan("f", None, None, "d", (), (), (*steps, finish))
 

@@ -6,6 +6,7 @@ import uuid
 from decimal import Decimal
 
 import duckdb
+import pandas as pd
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
@@ -195,7 +196,7 @@ def test_different_values_have_different_literals(left, right, dialect):
         assert literal(left, dialect) != literal(right, dialect)
 
 
-@pytest.mark.parametrize("value", [object(), 2**127, Decimal("NaN"), Decimal(10) ** 38, {1, 2}])
+@pytest.mark.parametrize("value", [object(), 2**127, Decimal("NaN"), Decimal(10) ** 38, {1, 2}, pd.Timestamp(1, unit="ns")])
 def test_a_value_without_an_exact_literal_is_an_error_that_names_the_task(value, folder):
     query = sa.select(sa.literal(value, sa.types.NullType()))
     with pytest.raises(MaterializationError, match=r"Task 'clean', output 'flights': the query cannot be written as duckdb SQL"):

@@ -245,6 +245,7 @@ def test_columns_may_be_called_like_parts_of_plans():
     assert trace(empty(pl.LazyFrame, schema=schema).join(pl.LazyFrame({name: [1] for name in names}), on=names))
 
 
+CSV = "a\n1\n"
 OPAQUE = {
     "map_elements": lambda t: t.select(pl.col("a").map_elements(lambda x: x, return_dtype=pl.Int64)),
     "map_batches of a column": lambda t: t.select(pl.col("a").map_batches(lambda x: x, return_dtype=pl.Int64)),
@@ -273,7 +274,9 @@ OPAQUE = {
 
 @pytest.mark.filterwarnings("ignore::polars.exceptions.PolarsInefficientMapWarning")
 @pytest.mark.parametrize("name", OPAQUE)
-def test_what_cannot_be_seen_into_is_refused_with_a_proposal(name):
+def test_what_cannot_be_seen_into_is_refused_with_a_proposal(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text(CSV)
     with pytest.raises(TracingRefused, match=r"AUTO_VERSION.*(?s:.*)version='\.\.\.'"):
         trace(OPAQUE[name](empty(pl.LazyFrame)))
 
@@ -306,7 +309,6 @@ def test_a_python_function_that_is_run_while_wiring_is_seen_through():
 
 # --- DuckDB
 
-CSV = "a\n1\n"
 FOREIGN = {
     "csv by name": lambda t: t.query("q", "SELECT * FROM 'x.csv'"),
     "csv in a join": lambda t: t.query("q", "SELECT * FROM q WHERE a IN (SELECT a FROM read_csv('x.csv'))"),
