@@ -237,10 +237,6 @@ class _List(_Column):
         self._lengths = blake2b()
         self._items = _column(items)
 
-    def _without_views(self, array: Any) -> Any:
-        is_view = _types.is_list_view(array.type) or _types.is_large_list_view(array.type)
-        return array.cast(pa.large_list(array.type.value_type)) if is_view else array
-
     def _add_values(self, array: Any) -> None:
         self._lengths.update(_fixed_bytes(pc.list_value_length(array).cast(pa.int64()), 8))
         self._items.add(array.flatten())

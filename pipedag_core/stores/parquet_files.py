@@ -154,7 +154,8 @@ def write_batches(reader: Any, path: Path, hasher: ContentHasher | None) -> None
     text: Any = [field.name for field in reader.schema if not pa.types.is_primitive(field.type) and not pa.types.is_nested(field.type)]
     with pq.ParquetWriter(path, reader.schema, compression="zstd", compression_level=1, use_dictionary=text or False) as writer:
         for group in _row_groups(reader, None if hasher is None else hasher.update):
-            writer.write_table(group, row_group_size=_GROUP_ROWS)
+            # What is gathered from small batches may be a little more, which would leave a tiny group.
+            writer.write_table(group, row_group_size=_GROUP_ROWS if group.num_rows >= 2 * _GROUP_ROWS else max(group.num_rows, 1))
 
 
 def _row_groups(reader: Any, see: Callable[[Any], None] | None) -> Iterator[pa.Table]:
@@ -221,6 +222,9 @@ def _cast(array: Any, field: Any, where: str) -> Any:
     if array.type == field.type:
         return array
     try:
+        if pa.types.is_decimal(field.type) and pa.types.is_integer(array.type):
+            # Arrow looks at the integer's type and not at its values, so the values are checked in a second step.
+            array = array.cast(pa.decimal128(38, field.type.scale))
         return array.cast(field.type)
     except pa.ArrowException as error:
         raise MaterializationError(

@@ -84,9 +84,11 @@ def _use(table: Any) -> Use:
     holder = table.parent
     if isinstance(holder, exp.Schema):
         table, holder = holder, holder.parent
+    if isinstance(holder, exp.Drop):
+        return Use.CREATED
     if holder is None or holder.args.get("this") is not table:
         return Use.READ
-    if isinstance(holder, (exp.Create, exp.Drop)):
+    if isinstance(holder, exp.Create):
         return Use.CREATED
     if isinstance(holder, (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Alter)):
         return Use.WRITTEN

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 from decimal import Decimal
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -61,7 +62,7 @@ def test_cutting_and_slicing_change_nothing(table, data):
     whole = pa.concat_tables([table, table])
     cuts = sorted(data.draw(st.lists(st.integers(0, table.num_rows), max_size=3)))
     edges = [0, *cuts, table.num_rows]
-    pieces = [whole.slice(table.num_rows + start, end - start) for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [whole.slice(table.num_rows + start, end - start) for start, end in pairwise(edges)]
     recut = pa.concat_tables(pieces)
     assert content(recut) == content(table) == content(table.combine_chunks())
     assert content(whole) != content(table) or not table.num_rows
@@ -116,7 +117,13 @@ def test_an_empty_table_has_a_hash_of_its_type(kind):
         ([pa.string(), pa.large_string(), pa.string_view()], ["ä", None, "", "a longer text than fits inline"]),
         ([pa.binary(), pa.large_binary(), pa.binary_view()], [b"\0", None, b"", b"more bytes than fit inline"]),
         (
-            [pa.list_(pa.int8()), pa.large_list(pa.int8()), pa.list_view(pa.int8()), pa.list_(pa.field("element", pa.int8()))],
+            [
+                pa.list_(pa.int8()),
+                pa.large_list(pa.int8()),
+                pa.list_view(pa.int8()),
+                pa.large_list_view(pa.int8()),
+                pa.list_(pa.field("element", pa.int8())),
+            ],
             [[1, None], None, [], [2]],
         ),
         ([pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.large_string())], ["b", "a", None, "b"]),
