@@ -252,10 +252,9 @@ class Target:
 
     Attributes:
         stage, generation, name: Readable address; the store makes the physical one, and never writes over anything.
-        flow, task: For messages.
+        task: For messages.
         options: What was declared with the table.
         hash_content: Whether a content hash is wanted.
-        lazy: The rows come from a query that a lazy task returned.
     """
 
     stage: str

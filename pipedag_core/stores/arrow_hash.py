@@ -72,6 +72,26 @@ def type_token(kind: pa.DataType) -> str:
     raise UnsupportedByStore(f"Columns of type {kind} have no content hash.", type=str(kind))
 
 
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    # Arrow can neither filter nor take views of text yet; categories are left as they are, since only their indices are filtered.
+    if _types.is_string_view(kind):
+        return pa.large_string()
+    if _types.is_binary_view(kind):
+        return pa.large_binary()
+    if _types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+    if _types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_without_views(kind.value_type)))
+    if _types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)), kind.list_size)
+    if _types.is_map(kind):
+        key, item = kind.key_field, kind.item_field
+        return pa.map_(key.with_type(_without_views(key.type)), item.with_type(_without_views(item.type)), keys_sorted=kind.keys_sorted)
+    if _types.is_struct(kind):
+        return pa.struct([kind.field(at).with_type(_without_views(kind.field(at).type)) for at in range(kind.num_fields)])
+    return kind
+
+
 def schema_digest(schema: pa.Schema) -> str:
     """Return a hash of the names and types of all columns, in order; nullability is no part of it.
 
@@ -95,16 +115,25 @@ class ContentHasher:
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema_digest(schema)
         self._columns = [_column(field.type) for field in schema]
+        self._types = [_without_views(field.type) for field in schema]
         self._rows = 0
+        self._is_possible = True
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Take in the next rows."""
         self._rows += batch.num_rows
-        for state, array in zip(self._columns, batch.columns, strict=True):
-            state.add(array)
+        try:
+            for state, kind, array in zip(self._columns, self._types, batch.columns, strict=True):
+                if self._is_possible:
+                    state.add(array if array.type == kind else array.cast(kind))
+        except pa.ArrowNotImplementedError:
+            # Some nesting of types that Arrow cannot filter: no hash is better than a wrong one.
+            self._is_possible = False
 
-    def result(self) -> str:
-        """Return `arrow1:<hex>` for all rows so far."""
+    def result(self) -> str | None:
+        """Return `arrow1:<hex>` for all rows so far, or None if Arrow lacks what it takes to hash them."""
+        if not self._is_possible:
+            return None
         return f"{ALGORITHM}:{digest(self._schema, str(self._rows), *(column.digest() for column in self._columns))}"
 
 
@@ -117,7 +146,6 @@ class _Column(ABC):
 
     def add(self, array: Any) -> None:
         """Take in the next values."""
-        array = self._without_views(array)
         if array.null_count:
             positions = pc.add(pc.indices_nonzero(pc.is_null(array)), pa.scalar(self._rows, pa.uint64()))
             self._nulls.update(_fixed_bytes(positions, 8))
@@ -130,10 +158,6 @@ class _Column(ABC):
     def digest(self) -> bytes:
         """Return the hash of all values so far."""
         return digest(str(self._rows), self._nulls.digest(), *self._parts()).encode()
-
-    def _without_views(self, array: Any) -> Any:
-        """Return the array in a layout that all kernels take."""
-        return array
 
     @abstractmethod
     def _add_values(self, array: Any) -> None:
@@ -212,10 +236,6 @@ class _Binary(_Column):
         self._lengths = blake2b()
         self._bytes = blake2b()
 
-    def _without_views(self, array: Any) -> Any:
-        is_view = _types.is_string_view(array.type) or _types.is_binary_view(array.type)
-        return array.cast(pa.large_binary()) if is_view else array
-
     def _add_values(self, array: Any) -> None:
         self._lengths.update(_fixed_bytes(pc.binary_length(array).cast(pa.int64()), 8))
         wide = _types.is_large_string(array.type) or _types.is_large_binary(array.type)
@@ -292,11 +312,11 @@ class _Dictionary(_Column):
     def add(self, array: Any) -> None:
         if not len(array):
             return
-        categories = array.dictionary
+        categories = array.dictionary.cast(_without_views(array.type.value_type))
         if self._last is None or not categories.equals(self._last):
             self._categories.add(categories)
             self._last = categories
-        self._values.add(array.dictionary_decode())
+        self._values.add(categories.take(array.indices))
 
     def _add_values(self, array: Any) -> None:
         raise AssertionError("categories are decoded before")
@@ -313,7 +333,7 @@ class _Extension(_Column):
         self._storage = _column(kind.storage_type)
 
     def add(self, array: Any) -> None:
-        self._storage.add(array.storage)
+        self._storage.add(array.storage.cast(_without_views(array.type.storage_type)))
 
     def _add_values(self, array: Any) -> None:
         raise AssertionError("the storage is hashed instead")

@@ -15,6 +15,9 @@ from pipedag_core.errors import MaterializationError, UnsupportedByStore
 from pipedag_core.ports.data import TableOptions, TableSchema
 from pipedag_core.stores.arrow_hash import ContentHasher, schema_digest
 
+#: What to do about most types that Arrow does not know.
+_WIDE: Final = "Cast 128-bit integers to 64 bits or to a decimal, and objects to text or bytes."
+
 #: A row group is closed at this many rows or bytes, whichever comes first.
 _GROUP_ROWS: Final = 122_880
 _GROUP_BYTES: Final = 256 * 2**20
@@ -32,15 +35,20 @@ class FileFacts:
     nulls: Mapping[str, int | None]
 
 
-def facts(path: Path) -> FileFacts:
-    """Read a file's end.
+def facts(path: Path, where: str) -> FileFacts:
+    """Read the end of a file that was just written.
 
     Raises:
         OSError: It cannot be read.
-        pyarrow.ArrowInvalid: It is no Parquet file.
+        MaterializationError: It is no Parquet file, or holds a type that Arrow does not know.
     """
-    with pq.ParquetFile(path) as file:
-        arrow, metadata = file.schema_arrow, file.metadata
+    try:
+        file = pq.ParquetFile(path)
+        arrow = file.schema_arrow
+    except pa.ArrowException as error:
+        raise MaterializationError(f"{where}: what was written cannot be read again ({error}). {_WIDE}") from error
+    with file:
+        metadata = file.metadata
         return FileFacts(from_arrow(arrow), arrow, metadata.num_rows, path.stat().st_size, _nulls(metadata, arrow))
 
 
@@ -66,10 +74,19 @@ def _leaves(kind: Any) -> int:
     return sum(_leaves(kind.field(at).type) for at in range(kind.num_fields)) if pa.types.is_nested(kind) else 1
 
 
-def batches(source: Any) -> Any:
-    """Return a `RecordBatchReader` over any object with `__arrow_c_stream__`."""
+def batches(source: Any, where: str) -> Any:
+    """Return a `RecordBatchReader` over any object with `__arrow_c_stream__`.
+
+    Raises:
+        MaterializationError: It has a type that only its own library knows.
+    """
     # A reader of our own library hands on what the user's generator raises; through the C interface it would only be text.
-    return source if isinstance(source, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(source)
+    if isinstance(source, pa.RecordBatchReader):
+        return source
+    try:
+        return pa.RecordBatchReader.from_stream(source)
+    except pa.ArrowInvalid as error:
+        raise MaterializationError(f"{where}: a column has a type that Arrow does not know ({error}). {_WIDE}") from error
 
 
 def open_batches(path: Path) -> tuple[Any, Any]:

@@ -152,7 +152,7 @@ class ParquetSession:
             return None
         from pipedag_core.stores import parquet_files
 
-        return parquet_files.hash_batches(parquet_files.batches(stream()))
+        return parquet_files.hash_batches(parquet_files.batches(stream(), f"The table that {self._label} returned"))
 
     def close(self) -> None:
         """Give back all files and the connection."""
@@ -177,7 +177,7 @@ class ParquetSession:
             raise UnsupportedByStore(
                 f"{where}: type_map cannot be applied to a lazy frame in a Parquet store. Cast the columns in the frame."
             )
-        reader = parquet_files.batches(data.stream())
+        reader = parquet_files.batches(data.stream(), where)
         parquet_files.check_names(reader.schema.names, where)
         if target.options.type_map:
             unknown = [name for name in target.options.type_map if name not in reader.schema.names]
@@ -214,15 +214,10 @@ class ParquetSession:
         return self._finish(location, target, where, None, connection)
 
     def _finish(self, location: str, target: Target, where: str, content: str | None, connection: Any = None) -> Written:
-        import pyarrow as pa
-
         from pipedag_core.stores import parquet_files
 
         path = self._layout.path(location)
-        try:
-            found = parquet_files.facts(path)
-        except pa.ArrowException as error:
-            raise MaterializationError(f"{where}: what was written is no Parquet file that can be read again: {error}") from error
+        found = parquet_files.facts(path, where)
         parquet_files.check_names(found.schema.names, where)
         parquet_files.check_types(found.arrow, where)
         parquet_files.check_options(target.options, found, where)

@@ -38,6 +38,12 @@ TYPES = {
             lambda d: list(d.items())
         ),
     ),
+    "view": (pa.string_view(), st.text(max_size=15)),
+    "views": (
+        pa.list_(pa.struct([("v", pa.binary_view())])),
+        st.lists(st.none() | st.fixed_dictionaries({"v": st.none() | st.binary(max_size=15)}), max_size=2),
+    ),
+    "fixed views": (pa.list_(pa.string_view(), 1), st.lists(st.none() | st.text(max_size=15), min_size=1, max_size=1)),
     "nothing": (pa.null(), st.none()),
 }
 

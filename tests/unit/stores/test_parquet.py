@@ -78,6 +78,36 @@ def test_a_frame_in_memory_has_one_hash_however_it_is_handed_over(session):
     assert stored.content_hash == session.hash_rows(data) == session.hash_rows(BatchData(frame.to_arrow, in_memory=True))
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series(["a", None, "b"], dtype=pl.Categorical),
+        pl.Series(["a", None], dtype=pl.Enum(["b", "a"])),
+        pl.Series([["a long text, not inline", None], None], dtype=pl.List(pl.String)),
+        pl.Series([["a", None], None], dtype=pl.List(pl.Categorical)),
+        pl.Series([{"a": "x"}, None]),
+        pl.Series([["a", "b"], None], dtype=pl.Array(pl.String, 2)),
+    ],
+)
+def test_all_text_that_polars_has_can_be_hashed(session, column):
+    frame = pl.DataFrame({"a": column})
+    stored = keep(session, FileData(frame.write_parquet, lambda: frame), hash_content=True)
+    assert stored.content_hash.startswith("arrow1:")
+    assert session.hash_rows(FileData(frame.write_parquet, lambda: frame.head(1))) != stored.content_hash
+    assert session.hash_rows(BatchData(lambda: frame.head(1).vstack(frame.tail(-1)), in_memory=True)) == stored.content_hash
+
+
+def test_integers_that_arrow_does_not_know_are_refused_with_what_to_do(session):
+    frame = pl.DataFrame({"a": pl.Series([2**100], dtype=pl.Int128)})
+    for data in (
+        FileData(frame.write_parquet, lambda: frame),
+        FileData(frame.lazy().sink_parquet),
+        BatchData(lambda: frame, in_memory=True),
+    ):
+        with pytest.raises(MaterializationError, match="128-bit"):
+            keep(session, data, hash_content=True)
+
+
 def test_the_users_own_error_passes_through_a_file_writer(session):
     def write(path):
         raise ZeroDivisionError("in the user's code")
