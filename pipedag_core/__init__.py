@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pipedag_core.define.group import GroupNode as GroupNode
     from pipedag_core.define.group import VisualizationStyle as VisualizationStyle
     from pipedag_core.define.lazydict import LazyDict as LazyDict
-    from pipedag_core.define.refs import TaskGetItem as TaskGetItem
     from pipedag_core.define.options import AUTO_VERSION as AUTO_VERSION
+    from pipedag_core.define.refs import TaskGetItem as TaskGetItem
     from pipedag_core.define.task import Task as Task
     from pipedag_core.define.task import materialize as materialize
     from pipedag_core.define.values import Blob as Blob
