@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pipedag_core.plan.model import Step as Step
     from pipedag_core.ports.events import RunObserver as RunObserver
     from pipedag_core.ports.events import StepReport as StepReport
+    from pipedag_core.run.keeping import StageLockContext as StageLockContext
     from pipedag_core.run.result import Result as Result
     from pipedag_core.runner import execute as execute
 
@@ -60,6 +61,7 @@ _HOME = {
     "SortCol": "define.values",
     "SortOrder": "define.values",
     "Stage": "define.flow",
+    "StageLockContext": "run.keeping",
     "Step": "plan.model",
     "StepReport": "ports.events",
     "Table": "define.values",
@@ -93,6 +95,7 @@ __all__ = [
     "SortCol",
     "SortOrder",
     "Stage",
+    "StageLockContext",
     "Step",
     "StepReport",
     "Table",

@@ -26,6 +26,7 @@ from pipedag_core.ports.catalogs import Owner, RunInfo
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import Outcome, RunObserver, RunStarted, StepEnded, StepReport
 from pipedag_core.run import steps
+from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.result import Result, fetch
 from pipedag_core.run.session import Run, RunOptions, Session
 
@@ -96,6 +97,7 @@ def run_flow(
         session.tell(RunStarted(run.id, plan.flow, info.instance, tuple(step.id for step in plan.steps)))
         with _heartbeat(session, run):
             reports = engine.run(plan, _step_runner(session, run, flow, plan), _skipper(session, run), fail_fast=stop_early)
+        keep_generations(session, run, plan, lambda: open_session(context))
     result = Result(flow, plan, run.id, reports, run, lambda: open_session(context))
     if stop_early and result.exception is not None:
         raise result.exception

@@ -35,6 +35,7 @@ PUBLIC = [
     "SortCol",
     "SortOrder",
     "Stage",
+    "StageLockContext",
     "Step",
     "StepReport",
     "Table",

@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from pipedag_core import Flow, SequentialEngine, Stage, ThreadEngine, materialize
+from pipedag_core import ConfigContext, Flow, SequentialEngine, Stage, StageLockContext, ThreadEngine, materialize
+from pipedag_core.config.settings import Attrs
 from pipedag_core.errors import FlowError, PipedagError, RunError
+from pipedag_core.ports.catalogs import Retention
 from pipedag_core.ports.events import Outcome, StepEnded
 
 
@@ -285,3 +287,32 @@ def test_unknown_items_are_named_when_the_flow_runs(config):
     error = flow.run(config=config).exception
     assert "'b'" in str(error)
     assert "'a'" in str(error)
+
+
+def test_inside_a_stage_lock_context_clean_up_leaves_a_results_tables_alone(config):
+    quick = config.evolve(retention=Retention(committed=1, failed=0, minimum_age_s=0.0))
+
+    def flow(x):
+        with Flow("f") as flow, Stage("s"):
+            good(x)
+        return flow
+
+    with StageLockContext():
+        result = flow(1).run(config=quick)
+        for x in (2, 3):
+            assert flow(x).run(config=quick).successful
+        assert result.get(result.flow["s"]["good"], as_type=pl.DataFrame)["x"].to_list() == [1]
+    assert flow(4).run(config=quick).successful
+    with pytest.raises(RunError):
+        result.get(result.flow["s"]["good"], as_type=pl.DataFrame)
+
+
+def test_a_task_can_read_its_configuration(config):
+    @materialize
+    def share():
+        return ConfigContext.get().attrs["share"]
+
+    with Flow("f") as flow, Stage("s"):
+        out = share()
+    result = flow.run(config=config.evolve(attrs=Attrs({"share": 0.5})))
+    assert result.get(out) == 0.5
