@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pipedag_core.errors import FlowError
 
@@ -71,6 +71,11 @@ def file_segment(name: str, what: str = "name") -> str:
             f"The {what} {name!r} is {len(segment)} bytes long as a file name; at most {MAX_FILE_NAME} are possible. Shorten it.", name=name
         )
     return segment
+
+
+def name_of_segment(segment: str) -> str:
+    """Return the name of which `file_segment` made this segment."""
+    return unquote(segment)
 
 
 def check_bytes(name: str, limit: int, what: str = "name") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import uuid
@@ -11,14 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from pipedag_core.cache.modes import CacheValidationMode
-from pipedag_core.catalogs.owner import many_processes, this_process
+from pipedag_core.catalogs.owner import lives, many_processes, this_process
 from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.config.flows import load_flow
 from pipedag_core.config.wire import open_engine, open_session
 from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.refs import Reference
-from pipedag_core.errors import ConfigError, PlanMismatch, RunError, UnsupportedByStore
+from pipedag_core.errors import ConfigError, PipedagError, PlanMismatch, RunError, UnsupportedByStore
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step, StepKind
 from pipedag_core.plan.selection import resolve, select
@@ -26,9 +27,15 @@ from pipedag_core.ports.catalogs import Owner, RunInfo
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import Outcome, RunObserver, RunStarted, StepEnded, StepReport
 from pipedag_core.run import steps
+from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.result import Result, fetch
 from pipedag_core.run.session import Run, RunOptions, Session
+
+#: Seconds for which the end of a run waits for a heartbeat that is under way.
+JOIN_S = 5.0
+
+log = logging.getLogger("pipedag_core.run")
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
 ORCHESTRATED_TTL_S = 6 * 3600.0
@@ -95,8 +102,9 @@ def run_flow(
     with open_session(context, observers) as session:
         session.catalog.begin_run(info)
         session.tell(RunStarted(run.id, plan.flow, info.instance, tuple(step.id for step in plan.steps)))
+        units = _Units(session, run, plan)
         with _heartbeat(session, run):
-            reports = engine.run(plan, _step_runner(session, run, flow, plan), _skipper(session, run), fail_fast=stop_early)
+            reports = engine.run(plan, _step_runner(session, run, flow, plan, units), _skipper(session, run, units), fail_fast=stop_early)
         keep_generations(session, run, plan, lambda: open_session(context))
     result = Result(flow, plan, run.id, reports, run, lambda: open_session(context))
     if stop_early and result.exception is not None:
@@ -155,12 +163,14 @@ def execute(
             return steps.execute_step(session, run, code, plan, wanted)
 
 
-def output_from_store(reference: Reference, as_type: Any = None, config: Any = None, instance: str | None = None, **_: Any) -> Any:
+def output_from_store(
+    reference: Reference, as_type: Any = None, config: Any = None, instance: str | None = None, ignore_position_hashes: bool = False
+) -> Any:
     """Return the last committed output of a task, or of an item of it, without running anything; see `Reference.get_output_from_store`."""
     flow = reference.tasks[0].flow
     context = configuration(config, instance, flow.name)
     plan = replace(compile_flow(flow, context.instance_name, flow.source), steps=())
-    options = RunOptions()
+    options = RunOptions(ignore_position_hashes=ignore_position_hashes)
     info = _info(plan, context, options, f"look-{uuid.uuid4().hex}", this_process("get_output_from_store"), context.lease_ttl)
     with open_session(context) as session:
         session.catalog.begin_run(info)
@@ -179,9 +189,9 @@ def materialize_table(table: Any, **options: Any) -> Any:
 
 
 def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> int:
-    """Remove from an instance what retention does not keep; return the number of deleted tables and blobs."""
+    """Remove from an instance what retention does not keep, and what late or dead processes left behind; return how many tables and blobs went."""
     with open_session(configuration(config, instance, None)) as session:
-        return steps.clean_up(session)
+        return steps.clean_up(session) + remove_strays(session, lives)
 
 
 def configuration(config: PipedagConfig | ConfigContext | None, instance: str | None, flow: str | None) -> ConfigContext:
@@ -241,26 +251,65 @@ def _load(plan: Plan, context: ConfigContext) -> Flow:
     return load_flow(plan.source, context.attrs)[0]
 
 
-def _step_runner(session: Session, run: Run, flow: Flow, plan: Plan) -> Callable[[Step], StepReport]:
+class _Units:
+    """Notes which steps of each unit are still to come, and gives back the lease of a unit that will not be committed.
+
+    Otherwise two runs, each with a failed unit that the other one waits for, would wait for each other's end.
+    """
+
+    def __init__(self, session: Session, run: Run, plan: Plan) -> None:
+        self._session, self._run, self._plan = session, run, plan
+        self._unit = {stage.name: stage.unit for stage in plan.stages}
+        self._lock = threading.Lock()
+        self._left: dict[str, set[str]] = {}
+        for step in plan.steps:
+            if step.stage is not None and not plan.scratch:
+                self._left.setdefault(self._unit[step.stage], set()).add(step.id)
+
+    def note(self, report: StepReport) -> None:
+        """Note how a step ended."""
+        if report.stage is None or report.outcome is Outcome.WAITING:
+            return
+        unit = self._unit[report.stage]
+        with self._lock:
+            left = self._left.get(unit, set())
+            was_left = report.step in left
+            left.discard(report.step)
+        # A commit that went well has given the lease back itself.
+        committed = report.outcome in (Outcome.COMMITTED, Outcome.UNCHANGED)
+        if was_left and not left and not committed:
+            try:
+                steps.give_up(self._session, self._run, self._plan, unit)
+            except PipedagError as error:
+                # The end of the run gives everything back once more.
+                log.warning("The lease of stage %s could not be given back before the end of the run: %s", unit, error)
+
+
+def _step_runner(session: Session, run: Run, flow: Flow, plan: Plan, units: _Units) -> Callable[[Step], StepReport]:
     failed = threading.Event()
+    around = sys.exc_info()[1]
 
     def run_step(step: Step) -> StepReport:
         state = None
         if step.kind is StepKind.FINISH:
-            # The engine calls the finish step while an interruption is on its way up through it.
-            state = "aborted" if sys.exc_info()[0] is not None else "failed" if failed.is_set() else None
+            # The engine calls the finish step while an interruption is on its way up through it; the caller of the run may be handling
+            # an exception of its own.
+            interrupted = sys.exc_info()[1] not in (None, around)
+            state = "aborted" if interrupted else "failed" if failed.is_set() else None
         report = steps.execute_step(session, run, flow, plan, step, state=state)
         if report.outcome is Outcome.FAILED:
             failed.set()
+        units.note(report)
         return report
 
     return run_step
 
 
-def _skipper(session: Session, run: Run) -> Callable[[Step, Step], StepReport]:
+def _skipper(session: Session, run: Run, units: _Units) -> Callable[[Step, Step], StepReport]:
     def skip_step(step: Step, because: Step) -> StepReport:
         report = StepReport(step.id, Outcome.SKIPPED, f"{because.id} failed", step.stage, step.task)
         session.tell(StepEnded(run.id, report))
+        units.note(report)
         return report
 
     return skip_step
@@ -273,7 +322,11 @@ def _heartbeat(session: Session, run: Run) -> Generator[None]:
 
     def beat() -> None:
         while not stop.wait(run.info.ttl_s / 3):
-            session.catalog.renew(run.id)
+            try:
+                session.catalog.renew(run.id)
+            except PipedagError as error:
+                # The next beat may do better; if none does, another run may take the stages over, and recording is refused.
+                log.warning("Run %s could not renew its leases and tries again in %.0f s: %s", run.id, run.info.ttl_s / 3, error)
 
     thread = threading.Thread(target=beat, name="pipedag-heartbeat", daemon=True)
     thread.start()
@@ -281,4 +334,5 @@ def _heartbeat(session: Session, run: Run) -> Generator[None]:
         yield
     finally:
         stop.set()
-        thread.join()
+        # A beat that waits for a locked catalog must not keep an interrupted program waiting; it is a daemon and ends by itself.
+        thread.join(JOIN_S)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, final
 
 from pipedag_core import naming
 from pipedag_core.errors import MaterializationError, StoredDataMissing, StoreError
+from pipedag_core.ports.stores import Deposit
 
 _FORMAT: Final = "pickle"
+
+#: `<stage>/g<generation>/<name>.<format>`
+_LOCATION: Final = re.compile(rf"([^/]+)/g(\d+)/[^/]+\.{_FORMAT}")
 
 #: Fixed, so that all supported versions of Python write and read the same.
 _PROTOCOL: Final = 5
@@ -132,6 +137,19 @@ class FileBlobStore:
     def missing(self, locations: Mapping[str, int]) -> Sequence[str]:
         """Return those of the locations (-> bytes) that are gone or have another size."""
         return [location for location, size in locations.items() if self._size(location) != size]
+
+    def deposits(self) -> Sequence[Deposit]:
+        """Return all blobs in folders of generations."""
+        found: list[Deposit] = []
+        for path in self._base.glob(f"*/g*/*.{_FORMAT}"):
+            location = path.relative_to(self._base).as_posix()
+            parts = _LOCATION.fullmatch(location)
+            # Whoever made it may remove it in between.
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                if parts is not None:
+                    found.append(Deposit(location, naming.name_of_segment(parts[1]), int(parts[2]), stat.st_mtime, stat.st_size))
+        return found
 
     def drop(self, locations: Sequence[str]) -> None:
         """Remove files, and the folders of generations that are empty then.

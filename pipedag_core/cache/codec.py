@@ -16,10 +16,11 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, Flag
 from pathlib import Path, PurePath
 from typing import Any, Final, cast
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from pipedag_core.errors import UnsupportedValue
 
@@ -47,7 +48,14 @@ def join(path: str, part: object) -> str:
 
 def dumps(encoded: Any) -> str:
     """Return encoded values as text: equal values, equal text."""
-    return json.dumps(encoded, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(encoded, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # Half of a surrogate pair can be in a Python string, but in no database.
+            return json.dumps(encoded, allow_nan=False, separators=(",", ":"))
+    return text
 
 
 def encode(value: Any, leaf: EncodeLeaf, path: str = "") -> Any:
@@ -71,6 +79,8 @@ def encode(value: Any, leaf: EncodeLeaf, path: str = "") -> Any:
     special = leaf(value, path)
     if special is not None:
         return special
+    if isinstance(value, Flag) and value.name not in kind.__members__:
+        return {"$": "flag", "type": _type_name(kind, path), "value": value.value}
     if isinstance(value, Enum):
         return {"$": "enum", "type": _type_name(kind, path), "name": value.name}
     if kind is list:
@@ -105,10 +115,17 @@ def _encode_scalar(value: Any, leaf: EncodeLeaf, path: str) -> Any:
     if isinstance(value, PurePath):
         return {"$": "path", "value": str(value)}
     if isinstance(value, timedelta):
-        return {"$": "timedelta", "value": [value.days, value.seconds, value.microseconds]}
-    for kind, (tag, to_text, _) in _TEXTUAL.items():
+        plain = timedelta(value.days, value.seconds, value.microseconds)
+        if plain == value:
+            return {"$": "timedelta", "value": [value.days, value.seconds, value.microseconds]}
+        raise _unsupported(value, path, "Round it to microseconds.")
+    for kind, (tag, to_text, from_text) in _TEXTUAL.items():
         if isinstance(value, kind):
-            return {"$": tag, "value": to_text(value)}
+            text = to_text(value)
+            # A subclass may hold more than its text says (nanoseconds), or be no such value at all (NaT).
+            if type(value) is not kind and not _is_text_of(value, text, from_text):
+                raise _unsupported(value, path, "Round it to microseconds, or return None where there is no time.")
+            return {"$": tag, "value": text, **_zone(value)}
     # Scalars of array libraries (a mean, a count) are plain numbers to everybody but their type.
     if getattr(value, "shape", None) == () and hasattr(value, "dtype") and callable(getattr(value, "item", None)):
         plain = value.item()
@@ -117,13 +134,42 @@ def _encode_scalar(value: Any, leaf: EncodeLeaf, path: str) -> Any:
     for plain_type in (int, float, str):
         if isinstance(value, plain_type):
             return encode(plain_type(value), leaf, path)
+    raise _unsupported(
+        value,
+        path,
+        "Return tables, Blob(...) for any other object, or plain values in dicts, lists, tuples, sets and dataclasses; or list the type under "
+        "auto_blob in the configuration.",
+    )
+
+
+def _unsupported(value: Any, path: str, advice: str) -> UnsupportedValue:
     where = f" at {path!r}" if path else ""
-    raise UnsupportedValue(
-        f"A value of type {type(value).__module__}.{type(value).__qualname__}{where} cannot be kept. Return tables, Blob(...) for any other "
-        "object, or plain values in dicts, lists, tuples, sets and dataclasses; or list the type under auto_blob in the configuration.",
+    return UnsupportedValue(
+        f"A value of type {type(value).__module__}.{type(value).__qualname__}{where} cannot be kept. {advice}",
         path=path,
         type=type(value).__qualname__,
     )
+
+
+def _is_text_of(value: Any, text: str, from_text: Callable[[str], Any]) -> bool:
+    try:
+        return bool(from_text(text) == value)
+    except ValueError:
+        return False
+
+
+def _zone(value: Any) -> dict[str, Any]:
+    """Return what the text of a time does not say: the name of its time zone, and which of two equal hours is meant."""
+    if not isinstance(value, (datetime, time)):
+        return {}
+    zone = {"zone": value.tzinfo.key} if isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key else {}
+    return {**zone, **({"fold": 1} if value.fold else {})}
+
+
+def _with_zone(value: Any, node: Mapping[str, Any]) -> Any:
+    if "zone" in node:
+        value = value.replace(tzinfo=ZoneInfo(node["zone"]))
+    return value.replace(fold=1) if "fold" in node else value
 
 
 def decode(encoded: Any, leaf: DecodeLeaf) -> Any:
@@ -141,7 +187,8 @@ def decode(encoded: Any, leaf: DecodeLeaf) -> Any:
     if kind is None:
         return {key: decode(item, leaf) for key, item in node.items()}
     if kind in _FROM_TEXT:
-        return _FROM_TEXT[kind](node["value"])
+        value = _FROM_TEXT[kind](node["value"])
+        return _with_zone(value, node) if "zone" in node or "fold" in node else value
     if kind == "float":
         return float(node["value"])
     if kind == "path":
@@ -149,20 +196,37 @@ def decode(encoded: Any, leaf: DecodeLeaf) -> Any:
     if kind == "timedelta":
         return timedelta(*node["value"])
     if kind == "enum":
-        return _find_type(node["type"], Enum)[node["name"]]
+        cls = _find_type(node["type"], Enum)
+        if node["name"] not in cls.__members__:
+            raise _changed(node["type"], f"has no member {node['name']!r}")
+        return cls[node["name"]]
+    if kind == "flag":
+        return _find_type(node["type"], Flag)(node["value"])
     if kind == "dict":
         return {decode(key, leaf): decode(item, leaf) for key, item in node["items"]}
     if kind in ("tuple", "set", "frozenset"):
         return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](decode(item, leaf) for item in node["items"])
     if kind == "namedtuple":
-        return _find_type(node["type"], tuple)._make(decode(item, leaf) for item in node["items"])
+        cls = _find_type(node["type"], tuple)
+        if len(cls._fields) != len(node["items"]):
+            raise _changed(node["type"], f"has {len(cls._fields)} fields and not {len(node['items'])}")
+        return cls._make(decode(item, leaf) for item in node["items"])
     if kind == "dataclass":
         return _restore_dataclass(node, leaf)
     return leaf(node)
 
 
+def _changed(name: str, how: str) -> UnsupportedValue:
+    return UnsupportedValue(
+        f"A stored value is of class {name!r}, which was changed since: it {how}. Change the version of the task that returns it, so that it runs again.",
+        type=name,
+    )
+
+
 def _restore_dataclass(node: Mapping[str, Any], leaf: DecodeLeaf) -> Any:
     cls = _find_type(node["type"], None)
+    if {field.name for field in dataclasses.fields(cls)} != node["fields"].keys():
+        raise _changed(node["type"], f"has other fields than {', '.join(node['fields']) or 'none'}")
     # Fields are set as they were, without __init__ and __post_init__: the value has been through these already.
     value = object.__new__(cls)
     for name, item in node["fields"].items():

@@ -36,16 +36,21 @@ def is_gone(owner: Owner) -> bool:
 
     False for owners on other machines, and for owners that are not one process: nothing can be known of them from here.
     """
+    return lives(owner) is False
+
+
+def lives(owner: Owner) -> bool | None:
+    """Return whether the owner is a process of this machine that lives, or lived; None where nothing can be known from here."""
     if owner.pid <= 0 or sys.platform == "win32" or (owner.host, owner.boot) != (socket.gethostname(), _boot()):
-        return False
+        return None
     try:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
-        return True
+        return False
     except PermissionError:
         pass  # it lives, under another user
     found = _start_time(owner.pid)
-    return found is not None and owner.started not in ("", found)
+    return found is None or owner.started in ("", found)
 
 
 def _boot() -> str:

@@ -19,11 +19,10 @@ def text_of(value: Any) -> str:
 
 def run_row(row: Row) -> RunRow:
     """Return a run from its columns, in the order of `statements.RUN`."""
-    run_id, flow, instance, digest, options, host, boot, pid, process_started, note, ttl_s, external_id, attempt, state, started, ended = (
-        row[:16]
-    )
+    run_id, flow, instance, digest, options, host, boot, pid, process_started, note, ttl_s, external_id = row[:12]
+    attempt, state, started, ended, expires = row[12:17]
     owner = Owner(host, boot, pid, process_started, note)
-    return RunRow(RunInfo(run_id, flow, instance, digest, options, owner, ttl_s, external_id), attempt, state, started, ended)
+    return RunRow(RunInfo(run_id, flow, instance, digest, options, owner, ttl_s, external_id), attempt, state, started, ended, expires)
 
 
 def result(row: Row, entries: Mapping[str, str], sources: tuple[str, ...]) -> TaskResult:

@@ -69,6 +69,11 @@ class SqlCatalog(ABC):
         with self._writing() as tx:
             return _stages.commit(tx, self._clock(), run_id, stages, show)
 
+    def give_up(self, run_id: str, stages: Sequence[str]) -> None:
+        """See `Catalog.give_up`."""
+        with self._writing() as tx:
+            _stages.give_up(tx, self._clock(), run_id, stages)
+
     def finish_run(self, run_id: str, state: str) -> Mapping[str, int]:
         """See `Catalog.finish_run`. A run that has ended keeps the state that it ended with.
 
@@ -151,6 +156,11 @@ class SqlCatalog(ABC):
         with self._reading() as tx:
             return [rows.run_row(row) for row in tx.rows(sql.RUNS, {"count": limit})]
 
+    def unfinished(self) -> Sequence[port.RunRow]:
+        """See `Catalog.unfinished`."""
+        with self._reading() as tx:
+            return [rows.run_row(row) for row in tx.rows(sql.UNFINISHED_RUNS, {})]
+
     def task_log(self, run_id: str) -> Sequence[tuple[str, port.TaskResult]]:
         """See `Catalog.task_log`. A task that was recorded twice, by a retry, is there twice."""
         with self._reading() as tx:
@@ -165,6 +175,11 @@ class SqlCatalog(ABC):
         """See `Catalog.leases`."""
         with self._reading() as tx:
             return looking.leases(tx)
+
+    def objects(self) -> Sequence[port.ObjectRow]:
+        """See `Catalog.objects`."""
+        with self._reading() as tx:
+            return [port.ObjectRow(rows.stored(row[1:]), struck=bool(row[0])) for row in tx.rows(sql.OBJECTS, {})]
 
     # --- clean-up
 

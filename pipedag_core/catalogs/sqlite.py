@@ -43,10 +43,15 @@ class _Transaction:
 
     def __enter__(self) -> _Transaction:
         self._catalog.lock.acquire()
+        begun = False
         try:
             self._connection = self._catalog.connection()
+            begun = not self._connection.in_transaction
             self._connection.execute(self._begin)
         except BaseException as error:
+            # Ctrl-C may come when the transaction has just begun; left open, it would be in the way of all that follow.
+            if begun and self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             self._catalog.lock.release()
             if isinstance(error, sqlite3.Error):
                 raise self._catalog.error(error) from error

@@ -137,6 +137,16 @@ def commit(tx: Transaction, now: float, run_id: str, stages: Sequence[str], show
     return CommitResult(new if changed else old, changed)
 
 
+def give_up(tx: Transaction, now: float, run_id: str, stages: Sequence[str]) -> None:
+    """End what a run has open of a unit; see `Catalog.give_up`."""
+    for stage in stages:
+        values = {"run_id": run_id, "stage": stage, "now": now}
+        if tx.rows(sql.OPEN_ROLE, values):
+            for statement in sql.FAIL_STAGE:
+                tx.run(statement, values)
+    tx.run(sql.DROP_OWN_LEASE, {"unit": stages[0], "run_id": run_id})
+
+
 def _differs(tx: Transaction, stage: str, old: int | None, new: int) -> bool:
     return old is None or bool(tx.rows(sql.DIFFERS, {"stage": stage, "old": old, "new": new}))
 

@@ -75,6 +75,7 @@ _RUN: Final = """r.run_id, r.flow, r.instance, r.plan_digest, r.options, r.host,
     r.external_id, r.attempt, r.state, r.started, r.ended, r.expires"""
 RUN: Final = f"SELECT {_RUN} FROM runs r WHERE r.run_id = :run_id"
 RUNS: Final = f"SELECT {_RUN} FROM runs r ORDER BY r.started DESC, r.seq DESC LIMIT :count"
+UNFINISHED_RUNS: Final = f"SELECT {_RUN} FROM runs r WHERE r.state = 'running' ORDER BY r.started, r.seq"
 ADD_RUN: Final = """INSERT INTO runs (run_id, flow, instance, plan_digest, options, host, boot, pid, process_started, note, ttl_s, external_id,
     attempt, state, started, ended, expires)
     VALUES (:run_id, :flow, :instance, :plan_digest, :options, :host, :boot, :pid, :process_started, :note, :ttl_s, :external_id,
@@ -112,6 +113,14 @@ FAIL_ROLES: Final = (
     "UPDATE run_stages SET role = 'failed' WHERE run_id = :run_id AND role = 'open'",
 )
 
+#: For one stage of a run that goes on, if it has it open.
+OPEN_ROLE: Final = "SELECT 1 FROM run_stages v WHERE v.run_id = :run_id AND v.stage = :stage AND v.role = 'open'"
+FAIL_STAGE: Final = (
+    "UPDATE generations SET state = 'failed', ended = :now WHERE run_id = :run_id AND stage = :stage AND state = 'open'",
+    "DELETE FROM run_stages WHERE run_id = :run_id AND stage = :stage AND role = 'failed'",
+    "UPDATE run_stages SET role = 'failed' WHERE run_id = :run_id AND stage = :stage AND role = 'open'",
+)
+
 # --- stages, leases, generations
 
 ADD_STAGE: Final = (
@@ -127,6 +136,7 @@ LEASE: Final = f"SELECT l.fence, {_RUN} FROM leases l JOIN runs r ON r.run_id = 
 LEASES: Final = f"SELECT l.unit, l.fence, {_RUN} FROM leases l JOIN runs r ON r.run_id = l.run_id ORDER BY l.unit"
 ADD_LEASE: Final = "INSERT INTO leases (unit, run_id, fence) VALUES (:unit, :run_id, :fence)"
 DROP_LEASE: Final = "DELETE FROM leases WHERE unit = :unit"
+DROP_OWN_LEASE: Final = "DELETE FROM leases WHERE unit = :unit AND run_id = :run_id"
 DROP_LEASES_OF_RUN: Final = "DELETE FROM leases WHERE run_id = :run_id"
 UNITS_OPEN_IN: Final = """WITH wanted (stage) AS ({wanted})
     SELECT DISTINCT g.unit FROM wanted w JOIN generations g ON g.stage = w.stage WHERE g.state = 'open'"""
@@ -252,6 +262,7 @@ TASK_LOG: Final = """SELECT t.stage, t.task, t.place, t.fingerprint, t.base_fing
 STRIKE_OBJECT: Final = "UPDATE objects SET gone = 1 WHERE id = :id"
 ORPHANS: Final = f"""SELECT {_OBJECT} FROM objects o WHERE NOT EXISTS (SELECT 1 FROM entries e WHERE e.object_id = o.id)
     ORDER BY o.stage, o.generation, o.name, o.id"""
+OBJECTS: Final = f"SELECT o.gone, {_OBJECT} FROM objects o ORDER BY o.stage, o.generation, o.name, o.id"
 DROP_OBJECT: Final = "DELETE FROM objects WHERE id = :id"
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from pipedag_core.cli import building, logs, looking, running
+from pipedag_core.cli import building, doctor, logs, looking, running
 from pipedag_core.cli.tracebacks import trimmed
 from pipedag_core.errors import ConfigError, FlowError, PipedagError
 
@@ -91,3 +91,4 @@ app.command()(building.graph)
 app.command()(looking.status)
 app.command()(looking.show)
 app.command()(looking.gc)
+app.command()(doctor.doctor)

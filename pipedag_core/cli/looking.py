@@ -73,15 +73,26 @@ def gc(instance: Instance = None, config: ConfigFile = None, per_user: PerUser =
     )
 
 
-@contextmanager
-def _existing_catalog(context: ConfigContext) -> Iterator[Catalog]:
-    from pipedag_core.config.wire import catalog_path, open_catalog
+def refuse_without_catalog(context: ConfigContext) -> None:
+    """Refuse an instance that has no catalog yet, so that looking at it does not make one.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    from pipedag_core.config.wire import catalog_path
 
     path = catalog_path(context)
     if not path.exists():
         raise ConfigError(
             f"Nothing has run yet in instance {context.instance_name!r}: there is no catalog at {path}.", instance=context.instance_name
         )
+
+
+@contextmanager
+def _existing_catalog(context: ConfigContext) -> Iterator[Catalog]:
+    from pipedag_core.config.wire import open_catalog
+
+    refuse_without_catalog(context)
     catalog = open_catalog(context)
     try:
         yield catalog

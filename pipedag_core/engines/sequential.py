@@ -32,6 +32,8 @@ class SequentialEngine:
         while not agenda.is_done:
             step = agenda.take()
             if step is None:
+                if not waiting:
+                    raise agenda.stuck()
                 time.sleep(pause(waited))
                 waited += 1
                 for item in waiting:

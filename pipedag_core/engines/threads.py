@@ -76,6 +76,8 @@ class ThreadEngine:
             while running < self.max_workers and (step := agenda.take()) is not None:
                 todo.put(step)
                 running += 1
+            if not running and not waiting:
+                raise agenda.stuck()
             try:
                 # A timeout even when there is nothing to retry: without one, Ctrl-C is not noticed on every platform.
                 answer = done.get(timeout=max(retry_at - time.monotonic(), 0.001) if waiting else 1.0)

@@ -66,13 +66,17 @@ class RunInfo:
 @final
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run as the catalog knows it. `state` is running, succeeded, failed or aborted; times are Unix seconds."""
+    """A run as the catalog knows it. `state` is running, succeeded, failed or aborted; times are Unix seconds.
+
+    `expires` is when its leases and pins end, or ended, unless they are renewed.
+    """
 
     info: RunInfo
     attempt: int
     state: str
     started: float
     ended: float | None
+    expires: float
 
 
 @final
@@ -214,6 +218,15 @@ class LeaseRow:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """A stored object as the catalog knows it; `struck` once its data was found to be gone."""
+
+    stored: StoredObject
+    struck: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Retention:
     """What clean-up keeps: the newest generations of each stage by state, and everything younger than an age in seconds."""
 
@@ -275,6 +288,13 @@ class Catalog(Protocol):
 
         Raises:
             LeaseLost: The lease has passed to another run, or the stages are not open.
+        """
+        ...
+
+    def give_up(self, run_id: str, stages: Sequence[str]) -> None:
+        """End what this run has open of a unit: its generations become failed, and the lease is given back. Idempotent.
+
+        For a unit that will not be committed, while the run goes on elsewhere; what this run does not have open stays as it is.
         """
         ...
 
@@ -346,6 +366,10 @@ class Catalog(Protocol):
         """Return the newest runs, newest first."""
         ...
 
+    def unfinished(self) -> Sequence[RunRow]:
+        """Return all runs that have not ended, oldest first: those at work, and those whose owner died."""
+        ...
+
     def task_log(self, run_id: str) -> Sequence[tuple[str, TaskResult]]:
         """Return (stage, result without output) of every task that the run has recorded, in order; kept when generations go."""
         ...
@@ -356,6 +380,10 @@ class Catalog(Protocol):
 
     def leases(self) -> Sequence[LeaseRow]:
         """Return all leases that are held."""
+        ...
+
+    def objects(self) -> Sequence[ObjectRow]:
+        """Return all stored objects that have rows, those without a readable name included, by stage, generation and name."""
         ...
 
     # --- clean-up

@@ -36,6 +36,25 @@ class Capabilities:
     max_name_bytes: int
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """Something that lies in a store, whether the catalog knows it or not.
+
+    Attributes:
+        location: The store's own address of it, as `drop` takes it.
+        stage, generation: For which stage and generation it was written; None for what belongs to no table (work files).
+        changed: Unix seconds of its last change, as far as the store knows; 0.0 where it does not.
+        size: Bytes, where the store knows it.
+    """
+
+    location: str
+    stage: str | None
+    generation: int | None
+    changed: float
+    size: int | None = None
+
+
 class StoreSession(Protocol):
     """One task's access to a store: its connection, alone on it, until the task ends. Not shared between threads."""
 
@@ -116,8 +135,16 @@ class TableStore(Protocol):
         """Refresh the readable names: stage -> (readable name -> table). What is not named is no longer shown. May be repeated."""
         ...
 
+    def shows(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> bool:
+        """Return whether the readable names are these and no others, so that `show` would change nothing."""
+        ...
+
+    def deposits(self) -> Sequence[Deposit]:
+        """Return all that lies in the store: tables, recorded or not, and what a process that died has left on the way to one."""
+        ...
+
     def drop(self, locations: Sequence[str]) -> None:
-        """Remove tables for good. A location that is gone already is no error."""
+        """Remove tables, or other deposits, for good. A location that is gone already is no error."""
         ...
 
     def close(self) -> None:
@@ -150,6 +177,10 @@ class BlobStore(Protocol):
 
     def missing(self, locations: Mapping[str, int]) -> Sequence[str]:
         """Return those of the locations (-> bytes) that are gone or have another size."""
+        ...
+
+    def deposits(self) -> Sequence[Deposit]:
+        """Return all that lies in the store, recorded or not."""
         ...
 
     def drop(self, locations: Sequence[str]) -> None:

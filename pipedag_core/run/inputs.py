@@ -12,11 +12,14 @@ from pipedag_core.cache import codec, fingerprint
 from pipedag_core.define.evaluate import evaluate
 from pipedag_core.define.stage import Stage
 from pipedag_core.define.task import Task
-from pipedag_core.define.walk import iter_leaves, map_leaves
-from pipedag_core.errors import RunError, UnknownItem, UnsupportedValue
-from pipedag_core.plan.model import Plan, StepKind
+from pipedag_core.define.values import ExternalTableReference, View
+from pipedag_core.define.walk import is_plain, iter_leaves, map_leaves, segment
+from pipedag_core.errors import RunError, UnknownItem, UnsupportedByStore, UnsupportedValue
+from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import FoundResult, TaskKey
 from pipedag_core.ports.data import Placeholder, StoredBlob, StoredObject, StoredTable
+from pipedag_core.run.lookup import plan_lookup
+from pipedag_core.run.pointing import renamed, shown_objects
 from pipedag_core.run.session import Run, Session
 
 _UNSAFE = re.compile(r"[^a-z0-9_]+")
@@ -85,7 +88,7 @@ class TaskInputs:
         """Return what goes into a fingerprint, part by part, for saying what changed."""
         parts: dict[str, str] = {}
         for name, value in self.parameters.items():
-            for path, leaf in leaves(value, name):
+            for path, leaf in leaves(value, segment(name)):
                 if isinstance(leaf, (StoredTable, StoredBlob)):
                     parts[f"input {path}"] = leaf.identity
             frame = codec.dumps(codec.encode(value, _frame_leaf))
@@ -100,10 +103,25 @@ def resolve(session: Session, run: Run, plan: Plan, task: Task) -> TaskInputs:
     Raises:
         RunError: A task whose result is needed has none; the message says which stage to run.
         UnknownItem: A result has no such item.
+        UnsupportedByStore: There is a View or an external table among the arguments.
     """
     values = upstream_values(session, run, plan, task.upstream, f"Task {task.stage.name}.{task.id}")
     parameters = {name: evaluate(value, values.__getitem__) for name, value in task.parameters.items()}
+    _refuse_unsupported(task, parameters)
     return label(parameters)
+
+
+def _refuse_unsupported(task: Task, parameters: Mapping[str, Any]) -> None:
+    for name, value in parameters.items():
+        for path, leaf in iter_leaves(value, segment(name)):
+            if isinstance(leaf, (View, ExternalTableReference)):
+                raise UnsupportedByStore(
+                    f"Task {task.stage.name}.{task.id} gets a {type(leaf).__name__} as argument {path!r}; this version does not support it yet. "
+                    "Pass the table itself and select from it in the task.",
+                    stage=task.stage.name,
+                    task=task.id,
+                    path=path,
+                )
 
 
 def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task], who: str) -> Mapping[Task, Any]:
@@ -114,11 +132,12 @@ def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task
     """
     if not tasks:
         return {}
-    own = {(step.stage, step.task) for step in plan.steps if step.kind is StepKind.TASK}
+    lookup = plan_lookup(run, plan)
     keys: dict[Task, TaskKey] = {}
     for item in tasks:
-        from_outside = (item.stage.name, item.id) not in own and not run.options.ignore_position_hashes
-        position = plan.task(item.stage.name, item.id).position if from_outside else ""
+        place = (item.stage.name, item.id)
+        from_outside = place not in lookup.running and not run.options.ignore_position_hashes
+        position = lookup.tasks[place].position if from_outside else ""
         keys[item] = TaskKey(item.stage.name, item.id, position)
     found = session.catalog.inputs(run.id, tuple(keys.values()))
     absent = [item for item, key in keys.items() if key not in found]
@@ -135,21 +154,23 @@ def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task
 
 
 def decode_output(found: FoundResult) -> Any:
-    """Return a task's result with `StoredTable`, `StoredBlob` and `RawTables` in place of what is stored."""
+    """Return a task's result with `StoredTable`, `StoredBlob` and `RawTables` in place of what is stored, by the names that it has there."""
+    output = json.loads(found.result.output)
+    shown = shown_objects(found, output)
 
     def leaf(node: Mapping[str, Any]) -> Any:
         match node["$"]:
             case "object":
-                return found.objects[node["id"]]
+                return shown[node["path"], node["id"]]
             case "raw":
-                return RawTables({name: found.objects[inner["id"]] for name, inner in node["tables"].items()})
+                return RawTables({name: renamed(found.objects[inner["id"]], found.stage, name) for name, inner in node["tables"].items()})
             case other:
                 raise UnsupportedValue(
                     f"The catalog holds a value of the unknown kind {other!r} for task {found.stage}.{found.result.task}. It was written by another "
                     "version of pipedag; use that one, or run with cache_validation_mode=FORCE_CACHE_INVALID."
                 )
 
-    return codec.decode(json.loads(found.result.output), leaf)
+    return codec.decode(output, leaf)
 
 
 def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -179,7 +200,7 @@ def label(parameters: Mapping[str, Any]) -> TaskInputs:
     placeholders: dict[str, Placeholder] = {}
     labels: dict[str, str] = {}
     for name, value in parameters.items():
-        for path, leaf in leaves(value, name):
+        for path, leaf in leaves(value, segment(name)):
             if isinstance(leaf, StoredTable):
                 base = _UNSAFE.sub("_", path.casefold()) or "t"
                 text, count = base, 1
@@ -207,8 +228,15 @@ def _opaque_leaf(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, Stage):
         return {"$": "stage", "name": value.name}
     if getattr(value, "__pipedag_config__", False):
-        return {"$": "config", "instance": str(getattr(value, "instance_id", ""))}
+        return {"$": "config", "instance": str(getattr(value, "instance_id", "")), "content": _config_text(value)}
     return None
+
+
+def _config_text(value: Any) -> str:
+    """Return a hash of what a task may read in a configuration: the user's own data of an instance, or all of a file."""
+    content: Any = getattr(value, "attrs", None)
+    plain = map_leaves(vars(value) if content is None else content, lambda item, _: item if is_plain(item) else repr(item))
+    return fingerprint.short(codec.dumps(codec.encode(plain, lambda _item, _path: None)))
 
 
 def objects_of(value: Any) -> Sequence[StoredObject]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from pipedag_core.define.task import Task
-from pipedag_core.errors import FlowError, PipedagError, TracingRefused
+from pipedag_core.define.walk import segment
+from pipedag_core.errors import FlowError, PipedagError, StoredDataMissing, TracingRefused
 from pipedag_core.ports.data import StoredBlob, StoredTable
 from pipedag_core.ports.hooks import ReadContext, TableHook, TracingHook
-from pipedag_core.ports.stores import StoreSession
+from pipedag_core.ports.stores import Capabilities, StoreSession
 from pipedag_core.run.inputs import TaskInputs, map_inputs
+from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
 
 
@@ -21,7 +23,7 @@ class Loaded:
     """Arguments ready for the call.
 
     Attributes:
-        parameters: As the task's function takes them.
+        parameters: As the task's function takes them; large, so nobody keeps them for longer than the call.
         references: id of an object that only refers to a stored table -> the object and that table; returned as it came, it becomes a pointer.
     """
 
@@ -41,7 +43,7 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
 
     def leaf(value: Any, path: str) -> Any:
         if isinstance(value, StoredBlob):
-            return session.blobs.read(value.location, value.format, value.identity)
+            return read_blob(session, value)
         if not isinstance(value, StoredTable) or hook is None:
             return value
         loaded = read_table(session, access, hook, value, task.options.input_type, inputs.labels[path], path)
@@ -49,18 +51,45 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
             references[id(loaded)] = (loaded, value)
         return loaded
 
-    return Loaded({name: map_inputs(value, leaf, name) for name, value in inputs.parameters.items()}, references)
+    return Loaded({name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
 
 
-def read_table(session: Session, access: StoreSession, hook: TableHook, table: StoredTable, as_type: Any, label: str, path: str) -> Any:
-    """Load one stored table; the error says which one."""
-    alias = path.rpartition(".")[2]
+def read_table(
+    session: Session,
+    access: StoreSession,
+    hook: TableHook,
+    table: StoredTable,
+    as_type: Any,
+    label: str,
+    path: str,
+    capabilities: Capabilities | None = None,
+) -> Any:
+    """Load one stored table; the error says which one, and one that is gone is struck. `capabilities` are those that the hook may use; by default all of the store's."""
+    alias = path.rpartition(".")[2] or label
     try:
-        return hook.read(table, as_type, ReadContext(access, session.tables.capabilities, label, alias, session.hooks.args(hook)))
+        return hook.read(
+            table, as_type, ReadContext(access, capabilities or session.tables.capabilities, label, alias, session.hooks.args(hook))
+        )
+    except StoredDataMissing:
+        session.catalog.forget_objects((table.id,))
+        raise
     except PipedagError:
         raise
     except Exception as error:
-        error.add_note(f"pipedag: while loading table {table.stage}.{table.name} (generation {table.generation}) for input {path!r}")
+        add_note(
+            error,
+            f"while loading table {table.stage}.{table.name} (generation {table.generation}) for input {path!r}, which is stored as {table.location}. "
+            "If that is damaged, delete it: the next run makes it again",
+        )
+        raise
+
+
+def read_blob(session: Session, blob: StoredBlob) -> Any:
+    """Load one stored blob. One that turns out to be gone or damaged is struck, so that the next run makes it again."""
+    try:
+        return session.blobs.read(blob.location, blob.format, blob.identity)
+    except StoredDataMissing:
+        session.catalog.forget_objects((blob.id,))
         raise
 
 
@@ -78,14 +107,14 @@ def load_empty(session: Session, task: Task, inputs: TaskInputs) -> Loaded:
 
     def leaf(value: Any, path: str) -> Any:
         if isinstance(value, StoredBlob):
-            return session.blobs.read(value.location, value.format, value.identity)
+            return read_blob(session, value)
         if not isinstance(value, StoredTable) or hook is None:
             return value
         empty = hook.empty(value.schema, task.options.input_type, path)
         references[id(empty)] = (empty, value)
         return empty
 
-    return Loaded({name: map_inputs(value, leaf, name) for name, value in inputs.parameters.items()}, references)
+    return Loaded({name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
 
 
 def _hook(session: Session, task: Task) -> TableHook:

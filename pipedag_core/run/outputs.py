@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import Any, final
 
 from pipedag_core.cache import codec, fingerprint
-from pipedag_core.define.task import Task
 from pipedag_core.errors import DuplicateName, PipedagError
 from pipedag_core.naming import check_bytes
 from pipedag_core.plan.outputs import check_declared, name_outputs
@@ -20,6 +19,8 @@ from pipedag_core.ports.data import (
     Target,
     Written,
 )
+from pipedag_core.ports.events import PointReached
+from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
 from pipedag_core.run.slots import Mark, Place, Policy, Slot, missing
 
@@ -62,6 +63,8 @@ def write(place: Place, marked: Any, slots: Sequence[Slot], generation: int, pol
         for index, slot in enumerate(slots):
             if slot.stored is None:
                 new.extend(_write_slot(place, slot, readable.get(index, ""), generation, policy))
+                place.session.tell(PointReached(place.run.id, "after_write"))
+            slot.release()
         return _output(place, marked, slots, readable, new)
     except BaseException:
         discard(place.session, [item.stored for item in new])
@@ -107,7 +110,7 @@ def _with_place(place: Place, name: str, action: Any) -> Any:
     except PipedagError:
         raise
     except Exception as error:
-        error.add_note(f"pipedag: while writing table {place.stage}.{name} of {place.who}")
+        add_note(error, f"while writing table {place.stage}.{name} of {place.who}")
         raise
 
 
@@ -196,38 +199,3 @@ def _output(place: Place, marked: Any, slots: Sequence[Slot], readable: Mapping[
     if any(slot.is_script for slot in slots):
         check_declared(place.task.id, place.task.options.outputs, list(entries), place.stage)
     return Output(codec.dumps(codec.encode(marked, leaf)), entries, new, objects)
-
-
-def point(task: Task, position: str, output: Any, same_task: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the readable names under which a call shows a stored result: name -> object id.
-
-    Args:
-        task: The task that shows it.
-        position: Its place in the wiring.
-        output: The stored output as JSON values.
-        same_task: The entries of the stored result if it comes from this very place in the wiring; they are right as they are.
-    """
-    if same_task is not None:
-        return dict(same_task)
-    objects: list[tuple[str, str | None, str]] = []
-    entries: dict[str, str] = {}
-    _find_objects(output, objects, entries)
-    texts = name_outputs(task.id, [(path, declared) for path, declared, _ in objects], position)
-    entries.update({name: object_id for name, (_, _, object_id) in zip(texts, objects, strict=True)})
-    return entries
-
-
-def _find_objects(node: Any, objects: list[tuple[str, str | None, str]], entries: dict[str, str]) -> None:
-    if isinstance(node, list):
-        for item in cast("list[Any]", node):
-            _find_objects(item, objects, entries)
-    elif isinstance(node, dict):
-        found = cast("dict[str, Any]", node)
-        kind = found.get("$")
-        if kind == "object":
-            objects.append((found["path"], found["declared"], found["id"]))
-        elif kind == "raw":
-            entries.update({name: item["id"] for name, item in found["tables"].items()})
-        else:
-            for item in found.values():
-                _find_objects(item, objects, entries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from pipedag_core.define.evaluate import evaluate
@@ -15,11 +15,11 @@ from pipedag_core.define.task import Task
 from pipedag_core.define.walk import iter_leaves
 from pipedag_core.errors import UnsupportedByStore
 from pipedag_core.plan.model import Plan
-from pipedag_core.ports.data import StoredBlob, StoredTable
+from pipedag_core.ports.data import Form, StoredBlob, StoredTable
 from pipedag_core.ports.events import Outcome, StepReport
 from pipedag_core.ports.hooks import TableHook
 from pipedag_core.run.inputs import map_inputs, upstream_values
-from pipedag_core.run.loading import read_table
+from pipedag_core.run.loading import read_blob, read_table
 from pipedag_core.run.session import Run, Session
 
 
@@ -119,13 +119,16 @@ def load_value(session: Session, value: Any, as_type: Any, task: Task | None) ->
             hook, wanted = _choose(session, as_type, task)
         return hook
 
+    # What is returned outlives the store's connection, so it must not be a query on it.
+    can = session.tables.capabilities
+    lasting = replace(can, reads=can.reads - {Form.QUERY})
     with session.tables.session("result") as access:
 
         def leaf(item: Any, path: str) -> Any:
             if isinstance(item, StoredTable):
-                return read_table(session, access, table_hook(), item, wanted, "result", path)
+                return read_table(session, access, table_hook(), item, wanted, "result", path, lasting)
             if isinstance(item, StoredBlob):
-                return session.blobs.read(item.location, item.format, item.identity)
+                return read_blob(session, item)
             return item
 
         return map_inputs(value, leaf, "")

@@ -112,12 +112,16 @@ class Run:
         info, options: How it was registered, and what was chosen.
         locks: Equal work in this process is done once.
         open: Generations that this process knows to be open for the run; a mere memory of what the catalog says, whose fences still decide.
+        lookups: Tables for finding tasks by their ids, made by `pipedag_core.run.lookup`.
+        waiting: Step that waits for a lease -> when it began to wait; None once that has been said.
     """
 
     info: RunInfo
     options: RunOptions
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     open: dict[str, GenerationKey] = field(default_factory=dict[str, GenerationKey])
+    lookups: dict[int, object] = field(default_factory=dict[int, object], repr=False, compare=False)
+    waiting: dict[str, float | None] = field(default_factory=dict[str, "float | None"], repr=False, compare=False)
 
     @property
     def id(self) -> str:

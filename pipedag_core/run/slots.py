@@ -7,7 +7,7 @@ written, its key, and `reuse` points those whose key is known to what is stored.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast, final
 
@@ -31,7 +31,6 @@ from pipedag_core.ports.data import (
 from pipedag_core.ports.hooks import TableHook, WriteContext
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run.inputs import TaskInputs
-from pipedag_core.run.loading import Loaded
 from pipedag_core.run.session import Run, Session
 
 _PLAIN = (str, bytes, int, float, bool, type(None))
@@ -88,6 +87,11 @@ class Slot:
         """Whether this is RawSql, whose tables get their names when it has run."""
         return isinstance(self.obj, RawSql)
 
+    def release(self) -> None:
+        """Let go of what was returned, once it is stored; a script's text is small and stays."""
+        if not self.is_script:
+            self.obj = self.data = self.blob = None
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Place:
     position: str
     stages: frozenset[str]
     inputs: TaskInputs
-    loaded: Loaded
+    references: Mapping[int, tuple[Any, StoredTable]]
 
     @property
     def who(self) -> str:
@@ -143,8 +147,8 @@ def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
 
 
 def _slot(place: Place, item: Any, path: str) -> Slot | None:
-    if id(item) in place.loaded.references:
-        return Slot(path, item, None, stored=place.loaded.references[id(item)][1])
+    if id(item) in place.references:
+        return Slot(path, item, None, stored=place.references[id(item)][1])
     if isinstance(item, Table):
         return _table_slot(place, cast("Table[Any]", item), path)
     if isinstance(item, Blob):
@@ -178,7 +182,7 @@ def _table_slot(place: Place, table: Table[Any], path: str) -> Slot:
             **where,
         )
     options = TableOptions(table.primary_key, table.indexes, {}, table.nullable, table.non_nullable, table.materialization_details)
-    reference = place.loaded.references.get(id(table.obj))
+    reference = place.references.get(id(table.obj))
     if reference is not None and options == TableOptions():
         return Slot(path, table.obj, table.name, stored=reference[1])
     hook = place.session.hooks.for_object(table.obj)

@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipedag_core.define.flow import Flow
-from pipedag_core.define.task import Task
 from pipedag_core.errors import RunError
 from pipedag_core.plan.model import Plan, Step, StepKind
 from pipedag_core.ports.catalogs import GenerationKey, Held, Opened
-from pipedag_core.ports.data import StoredTable
 from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
+from pipedag_core.run.lookup import find_task, plan_lookup
+from pipedag_core.run.notes import message_of
 from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
+from pipedag_core.run.showing import refresh_names
 from pipedag_core.run.task_run import run_task
 
 log = logging.getLogger("pipedag_core.run")
+
+#: Seconds after which waiting for another run's lease is worth a warning.
+LONG_WAIT_S = 10.0
 
 
 def execute_step(session: Session, run: Run, flow: Flow, plan: Plan, step: Step, *, state: str | None = None) -> StepReport:
@@ -47,19 +51,23 @@ def execute_step(session: Session, run: Run, flow: Flow, plan: Plan, step: Step,
                 report = _commit(session, run, plan, step)
             case StepKind.FINISH:
                 report = _finish(session, run, plan, step, state)
-    except Exception as error:  # noqa: BLE001 -- the report carries it, and the caller decides whether to raise it
-        report = StepReport(
-            step.id, Outcome.FAILED, type(error).__name__, step.stage, step.task, message=f"{type(error).__name__}: {error}", error=error
-        )
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 -- the report carries it, and the caller decides whether to raise it; panics of Rust are no Exception
+        report = StepReport(step.id, Outcome.FAILED, type(error).__name__, step.stage, step.task, message=message_of(error), error=error)
     if not report.seconds:
         report = replace(report, seconds=time.monotonic() - started)
-    _log(plan, report)
+    _log(run, plan, report)
     session.tell(StepEnded(run.id, report))
     return report
 
 
-def _log(plan: Plan, report: StepReport) -> None:
+def _log(run: Run, plan: Plan, report: StepReport) -> None:
     level = logging.ERROR if report.outcome is Outcome.FAILED else logging.INFO
+    if report.outcome is Outcome.WAITING:
+        level = _level_of_waiting(run, report.step)
+    else:
+        run.waiting.pop(report.step, None)
     rows = "" if report.rows is None else f", {report.rows:,} rows"
     log.log(
         level,
@@ -71,6 +79,30 @@ def _log(plan: Plan, report: StepReport) -> None:
         rows,
         report.seconds,
     )
+
+
+def _level_of_waiting(run: Run, step: str) -> int:
+    """A wait is told when it begins, and once more, aloud, when it has become long."""
+    now = time.monotonic()
+    if step not in run.waiting:
+        run.waiting[step] = now
+        return logging.INFO
+    since = run.waiting[step]
+    if since is None or now - since < LONG_WAIT_S:
+        return logging.DEBUG
+    run.waiting[step] = None
+    return logging.WARNING
+
+
+def give_up(session: Session, run: Run, plan: Plan, stage: str) -> None:
+    """Give back the lease of a unit of which nothing more will be done in this run, so that others need not wait for the run's end.
+
+    What its tasks gave is kept in generations that count as failed, where the next run finds it.
+    """
+    unit = plan.unit(stage)
+    session.catalog.give_up(run.id, unit)
+    for name in unit:
+        run.open.pop(name, None)
 
 
 # --- open ---------------------------------------------------------------------------------------------------------------------------
@@ -90,6 +122,7 @@ def open_unit(session: Session, run: Run, plan: Plan, stage: str) -> Opened | He
     opened = session.catalog.open_stages(run.id, unit, reads_of(plan, unit), scratch=plan.scratch)
     if isinstance(opened, Opened):
         run.open.update(opened.generations)
+        session.tell(PointReached(run.id, "after_open"))
     return opened
 
 
@@ -112,16 +145,6 @@ def _waiting(step: Step, held: Held) -> StepReport:
 # --- task ---------------------------------------------------------------------------------------------------------------------------
 
 
-def find_task(flow: Flow, stage: str, task: str) -> Task:
-    """Return the flow's task with this stage and id."""
-    for item in flow.tasks:
-        if item.id == task and item.stage.name == stage:
-            return item
-    raise RunError(
-        f"Flow {flow.name!r} has no task {stage}.{task}; the plan was made from other code. Make it again.", stage=stage, task=task
-    )
-
-
 def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> StepReport:
     assert step.stage is not None
     assert step.task is not None
@@ -132,7 +155,8 @@ def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> Ste
         if isinstance(opened, Held):
             return _waiting(step, opened)
         generation = opened.generations[step.stage]
-    return run_task(session, run, flow, plan, plan.task(step.stage, step.task), find_task(flow, step.stage, step.task), generation)
+    planned = plan_lookup(run, plan).tasks[step.stage, step.task]
+    return run_task(session, run, flow, plan, planned, find_task(run, flow, step.stage, step.task), generation)
 
 
 # --- commit -------------------------------------------------------------------------------------------------------------------------
@@ -182,12 +206,10 @@ def _finish(session: Session, run: Run, plan: Plan, step: Step, state: str | Non
     session.catalog.finish_run(run.id, state)
     run.open.clear()
     session.tell(PointReached(run.id, "after_finish"))
-    clean_up(session)
-    shown = {
-        stage: {name: item for name, item in entries.items() if isinstance(item, StoredTable)}
-        for stage, entries in session.catalog.shown().items()
-    }
-    session.tables.show(shown)
+    clean_up(session, run.id)
+    session.tell(PointReached(run.id, "before_show"))
+    refresh_names(session)
+    session.tell(PointReached(run.id, "after_show"))
     session.tell(RunFinished(run.id, state))
     return StepReport(step.id, Outcome.FINISHED, state)
 
@@ -200,12 +222,15 @@ def _state(session: Session, run: Run, plan: Plan) -> str:
     return "succeeded" if wanted <= recorded and not left_open else "failed"
 
 
-def clean_up(session: Session) -> int:
-    """Remove what retention does not keep.
+def clean_up(session: Session, run_id: str = "") -> int:
+    """Remove what retention does not keep; `run_id` names the run that does it, for observers.
 
     Returns:
         The number of stored objects that were deleted.
     """
+    session.tell(PointReached(run_id, "before_clean_up"))
     garbage = session.catalog.expire(session.retention)
+    session.tell(PointReached(run_id, "before_deletion"))
     discard(session, garbage.objects)
+    session.tell(PointReached(run_id, "after_clean_up"))
     return len(garbage.objects)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -15,19 +16,26 @@ from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.define.context import TaskContext, executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
-from pipedag_core.errors import FreshInput, StoredDataMissing, TracingRefused
+from pipedag_core.errors import FreshInput, StoredDataMissing, TracingRefused, UnsupportedValue
 from pipedag_core.plan.model import Plan, PlanTask
 from pipedag_core.ports.catalogs import FoundResult, GenerationKey, TaskResult
 from pipedag_core.ports.data import StoredBlob, StoredTable
 from pipedag_core.ports.events import Outcome, PointReached, StepReport
 from pipedag_core.ports.hooks import TracingHook
+from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run import outputs
 from pipedag_core.run.inputs import TaskInputs, map_inputs, resolve
 from pipedag_core.run.loading import Loaded, load, load_empty
+from pipedag_core.run.lookup import plan_lookup
+from pipedag_core.run.notes import add_note
+from pipedag_core.run.pointing import point
 from pipedag_core.run.session import Run, Session
-from pipedag_core.run.slots import Mark, Place, Policy, collect, missing, prepare, query_parts, refuse_opaque, reuse
+from pipedag_core.run.slots import Mark, Place, Policy, Slot, collect, missing, prepare, query_parts, refuse_opaque, reuse
 
 log = logging.getLogger(__name__)
+
+#: Times that a task is decided, where clean-up by other runs removes what was found.
+_TRIES = 3
 
 
 @final
@@ -60,12 +68,22 @@ def run_task(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTa
     Raises:
         PipedagError, or whatever the task's function raises.
     """
+    for _ in range(_TRIES - 1):
+        try:
+            return _run_once(session, run, flow, plan, planned, task, generation)
+        except StoredDataMissing as error:
+            # Recording names what it missed: clean-up by another run came between finding stored data and pointing to it.
+            if not getattr(error, "ids", ()):
+                raise
+            log.info("Task %s is decided again, since clean-up by another run removed what it was to point to", planned.id)
+    return _run_once(session, run, flow, plan, planned, task, generation)
+
+
+def _run_once(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTask, task: Task, generation: GenerationKey) -> StepReport:
     started = time.monotonic()
     inputs = resolve(session, run, plan, task)
     job = Job(session, run, flow, plan, planned, task, generation, inputs, started)
     kind = planned.cached_by
-    if kind == "version" and run.options.ignore_task_version:
-        kind = "never"
     forced = _is_forced(job)
     if kind == "lazy":
         return _run_lazy(job, forced)
@@ -95,21 +113,24 @@ def run_task(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTa
 
 
 def _is_forced(job: Job) -> bool:
-    mode = job.run.options.mode
-    has_cache = job.task.options.cache is not None
-    return mode is CacheValidationMode.FORCE_CACHE_INVALID or (mode is CacheValidationMode.FORCE_FRESH_INPUT and has_cache)
+    return bool(_why_forced(job))
 
 
 def _why_forced(job: Job) -> str:
-    if not _is_forced(job):
-        return ""
-    return "forced to run" if job.run.options.mode is CacheValidationMode.FORCE_CACHE_INVALID else "forced to read fresh input"
+    mode = job.run.options.mode
+    if mode is CacheValidationMode.FORCE_CACHE_INVALID:
+        return "forced to run"
+    if mode is CacheValidationMode.FORCE_FRESH_INPUT and job.task.options.cache is not None:
+        return "forced to read fresh input"
+    # Recorded like every forced run, so that the next run finds this result and not the older one of the same version.
+    ignored = job.run.options.ignore_task_version and job.planned.version and job.planned.cached_by != "auto"
+    return "task version ignored" if ignored else ""
 
 
 def _why(job: Job, parts: Mapping[str, str]) -> str:
     before = job.session.catalog.previous(job.planned.stage, job.planned.task)
     reason = fingerprint.explain(before.parts if before is not None else None, parts)
-    return reason or "stored result is gone"
+    return reason or "stored result is gone, or has other tables than outputs= declares"
 
 
 def _cache_value(job: Job) -> str | None:
@@ -121,13 +142,26 @@ def _cache_value(job: Job) -> str | None:
         return codec.dumps({"disabled": fingerprint.nonce()})
     parameters = {name: map_inputs(value, lambda leaf, _: leaf, name) for name, value in job.inputs.parameters.items()}
     args, kwargs = job.task.bind(parameters)
-    with _context(job):
-        value = cache(*args, **kwargs)
 
     def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
         return {"$": "input", "identity": item.identity} if isinstance(item, (StoredTable, StoredBlob)) else None
 
-    return codec.dumps(codec.encode(value, leaf))
+    with _context(job):
+        try:
+            value = map_inputs(cache(*args, **kwargs), lambda item, _: item, "")
+        except BaseException as error:
+            add_note(error, f"in the cache function of task {job.planned.id} of flow {job.plan.flow!r}, run {job.run.id}")
+            raise
+    try:
+        return codec.dumps(codec.encode(value, leaf))
+    except UnsupportedValue as error:
+        raise UnsupportedValue(
+            f"The cache function of task {job.planned.id} (flow {job.plan.flow!r}) returned a value of type {error.__dict__.get('type')}, which cannot be "
+            "compared with that of an earlier run. Return text, numbers, dates or nests of them, such as a date, an ETag, or a file's size and time.",
+            stage=job.planned.stage,
+            task=job.planned.task,
+            path=error.__dict__.get("path", ""),
+        ) from error
 
 
 def _find(job: Job, wanted: Fingerprint) -> FoundResult | None:
@@ -140,7 +174,18 @@ def _find(job: Job, wanted: Fingerprint) -> FoundResult | None:
         names = sorted(item.name for item in hit.objects.values() if item.id in gone)
         log.warning("%s: stored %s is gone or damaged; the task runs again", job.who, ", ".join(names))
         return None
-    return hit
+    return hit if _is_declared(job, hit) else None
+
+
+def _is_declared(job: Job, hit: FoundResult) -> bool:
+    """Return whether a stored result has the tables that the task declares today."""
+    declared = job.task.options.outputs
+    return declared is None or set(declared) == set(_entries_of(job, hit))
+
+
+def _entries_of(job: Job, hit: FoundResult) -> dict[str, str]:
+    same_place = hit.result.task == job.planned.task and hit.result.position == job.planned.position
+    return point(job.task, job.planned.position, json.loads(hit.result.output), hit.result.entries if same_place else None)
 
 
 def _take_hit(job: Job, wanted: Fingerprint) -> StepReport | None:
@@ -178,9 +223,7 @@ def _refuse_fresh_input(job: Job, *, lazy: bool) -> None:
 
 def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) -> StepReport:
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
-        loaded = load(job.session, access, job.task, job.inputs)
-        place = _place(job, access, loaded)
-        marked, slots = collect(place, _call(job, loaded))
+        place, marked, slots = _outcome(job, access)
         prepare(place, slots, policy)
         reuse(place, slots, policy)
         output = outputs.write(place, marked, slots, job.generation.number, policy)
@@ -191,12 +234,9 @@ def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) ->
 
 def _run_lazy(job: Job, forced: bool) -> StepReport:
     cache_value = _cache_value(job)
-    ignored = job.run.options.ignore_task_version and job.task.options.version is not None
-    policy = Policy("lazy", forced, not forced and not ignored, _by_base(job), cache_value, None)
+    policy = Policy("lazy", forced, not forced, _by_base(job), cache_value, None)
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
-        loaded = load(job.session, access, job.task, job.inputs)
-        place = _place(job, access, loaded)
-        marked, slots = collect(place, _call(job, loaded))
+        place, marked, slots = _outcome(job, access)
         prepare(place, slots, policy)
         parts = {**query_parts(slots, job.inputs), **job.inputs.parts()}
         if job.task.options.version is not None:
@@ -205,8 +245,8 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
             parts["cache function's value"] = fingerprint.short(cache_value)
         # Names of a script's tables are known only when it has run, so its result is found as a whole.
         script = None
-        if any(slot.is_script for slot in slots):
-            token = codec.dumps([slot.base_key for slot in slots])
+        token = _script_token(marked, slots)
+        if token is not None:
             script = fingerprint.task_fingerprint(
                 stage=job.planned.stage,
                 task=job.task.name,
@@ -216,23 +256,49 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
                 cache_value=cache_value,
                 parts=parts,
             )
-        lock = script.full if script else fingerprint.short("lazy" + "".join(slot.key or "" for slot in slots))
+        keys = [slot.key for slot in slots if slot.key is not None]
+        # What has no key can be equal to nothing, so it need not wait for anything either.
+        lock = script.full if script else fingerprint.short("lazy" + "".join(keys)) if keys else fingerprint.nonce()
         with job.run.locks.hold(lock):
             if script is not None and policy.lookup:
                 report = _take_hit(job, script)
                 if report is not None:
                     return report
             reuse(place, slots, policy)
-            if all(slot.stored is not None for slot in slots):
+            left = [slot for slot in slots if slot.stored is None]
+            if any(slot.key is not None for slot in left):
+                _refuse_fresh_input(job, lazy=True)
+            output = outputs.write(place, marked, slots, job.generation.number, policy)
+            # Rows that are known only when they are written may turn out to be stored already.
+            if not left or not (output.new or forced or any(slot.is_script for slot in left)):
                 outcome, reason = Outcome.CACHED, "cache valid"
             else:
-                _refuse_fresh_input(job, lazy=True)
+                try:
+                    _refuse_fresh_input(job, lazy=True)
+                except FreshInput:
+                    outputs.discard(job.session, [item.stored for item in output.new])
+                    raise
                 outcome, reason = Outcome.RAN, _why_forced(job) or _why(job, parts)
-            output = outputs.write(place, marked, slots, job.generation.number, policy)
             result = _result(job, output, parts, outcome, reason)
             if script is not None:
                 result = replace(result, fingerprint=script.full, base_fingerprint=script.base)
             return _record(job, result, output)
+
+
+def _script_token(marked: Any, slots: Sequence[Slot]) -> str | None:
+    """Return all that a lazy task with scripts returned, as text: values, names, and the keys of what is stored.
+
+    Returns:
+        None if there is no script, or if something that is stored has no key yet (rows that are known only when they are written).
+    """
+    known = [slot.stored.identity if slot.stored is not None else slot.base_key for slot in slots]
+    if None in known or not any(slot.is_script for slot in slots):
+        return None
+
+    def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
+        return {"$": "stored", "key": known[item.index], "declared": slots[item.index].declared} if isinstance(item, Mark) else None
+
+    return codec.dumps(codec.encode(marked, leaf))
 
 
 def _trace(job: Job) -> str:
@@ -243,7 +309,7 @@ def _trace(job: Job) -> str:
         try:
             value = _call(job, loaded)
         except BaseException as error:
-            error.add_note(f"pipedag: while AUTO_VERSION called task {job.planned.id} on empty inputs to see what it would do")
+            add_note(error, f"while AUTO_VERSION called task {job.planned.id} on empty inputs to see what it would do")
             raise
         marked, slots = collect(place, value)
         refuse_opaque(place, slots)
@@ -261,7 +327,7 @@ def _trace(job: Job) -> str:
             slot = slots[item.index]
             options = [slot.declared, fingerprint.options_text(slot.options)]
             if slot.stored is not None:
-                return {"$": "input", "identity": slot.stored.identity}
+                return {"$": "input", "identity": slot.stored.identity, "options": options}
             if not isinstance(slot.hook, TracingHook):
                 raise TracingRefused(
                     f"{job.who} has version=AUTO_VERSION and returned a {type(slot.obj).__name__} at {slot.path or 'the top'}, which cannot be seen into. "
@@ -274,9 +340,16 @@ def _trace(job: Job) -> str:
         return codec.dumps(codec.encode(marked, leaf))
 
 
-def _place(job: Job, access: Any, loaded: Loaded) -> Place:
-    stages = frozenset(stage.name for stage in job.plan.stages)
-    return Place(job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, job.inputs, loaded)
+def _place(job: Job, access: StoreSession, loaded: Loaded) -> Place:
+    stages = plan_lookup(job.run, job.plan).stages
+    return Place(job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, job.inputs, loaded.references)
+
+
+def _outcome(job: Job, access: StoreSession) -> tuple[Place, Any, list[Slot]]:
+    """Load the arguments and call the function. The arguments are let go of before anything is written."""
+    loaded = load(job.session, access, job.task, job.inputs)
+    place = _place(job, access, loaded)
+    return (place, *collect(place, _call(job, loaded)))
 
 
 class _context:  # noqa: N801 -- a context manager reads as a verb
@@ -300,11 +373,13 @@ def _refuse_imperative(*_: Any, **__: Any) -> Any:
 
 def _call(job: Job, loaded: Loaded) -> Any:
     args, kwargs = job.task.bind(loaded.parameters)
+    around = job.task.options.call_context or nullcontext
     with _context(job):
         try:
-            return job.task.fn(*args, **kwargs)
+            with around():
+                return job.task.fn(*args, **kwargs)
         except BaseException as error:
-            error.add_note(f"pipedag: in task {job.planned.id} of flow {job.plan.flow!r}, run {job.run.id}")
+            add_note(error, f"in task {job.planned.id} of flow {job.plan.flow!r}, run {job.run.id}")
             raise
 
 
@@ -339,13 +414,11 @@ def _record(job: Job, result: TaskResult, output: outputs.Output) -> StepReport:
 
 
 def _record_hit(job: Job, hit: FoundResult) -> StepReport:
-    same_place = hit.result.task == job.planned.task and hit.result.position == job.planned.position
-    entries = outputs.point(job.task, job.planned.position, json.loads(hit.result.output), hit.result.entries if same_place else None)
     result = replace(
         hit.result,
         task=job.planned.task,
         position=job.planned.position,
-        entries=entries,
+        entries=_entries_of(job, hit),
         outcome=Outcome.CACHED.value,
         reason="cache valid",
         seconds=time.monotonic() - job.started,

@@ -17,7 +17,8 @@ from pipedag_core.stores.layout import place
 #: Rows per row group of the files that are written: DuckDB's own unit, so that reading spreads over threads.
 ROW_GROUP: Final = 122_880
 
-_COPY_OPTIONS: Final = f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}"
+#: No file of another name on the way: DuckDB would call it `tmp_<name>`, which may be the file of another table.
+_COPY_OPTIONS: Final = f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, USE_TMP_FILE false"
 
 #: Types that Parquet would turn into doubles, and what the house writes instead: exact, or an error where a value is too large.
 _NARROWED: Final = {"hugeint": "BIGINT", "uhugeint": "UBIGINT"}

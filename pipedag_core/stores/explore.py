@@ -22,6 +22,9 @@ _NAME: Final = "explore.duckdb"
 #: Holds a hash of what the file shows, and which file it means, so that it is not made again for nothing.
 _STAMP: Final = ".explore"
 
+#: Times that the file is made, where another process makes its own between our file and its stamp.
+_TRIES: Final = 5
+
 
 def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> None:
     """Make the file show these tables and no others; nothing is done if it does already, and a warning is logged if it cannot be.
@@ -33,32 +36,54 @@ def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> None:
     Raises:
         StoreError: The folder cannot be written.
     """
-    target, stamp = base / _NAME, base / _STAMP
-    wanted = digest(*(part for stage in sorted(stages) for part in (stage, *_parts(stages[stage]), "")))
+    target = base / _NAME
     try:
-        if target.exists() and stamp.exists() and stamp.read_text() == f"{wanted} {_version(target)}":
-            return
-        if target.with_name(_NAME + ".wal").exists():
-            log.warning(
-                "%s was not refreshed: a program has written to it (there is a .wal file beside it). Close that program, and open the file read-only.",
-                target,
-            )
-            return
-        base.mkdir(parents=True, exist_ok=True)
-        fresh = base / f".{uuid4().hex}.duckdb"
-        try:
-            if not _write(fresh, stages):
+        for _ in range(_TRIES):
+            if is_fresh(base, stages):
                 return
-            version = _version(fresh)
-            fresh.replace(target)
-            stamp.write_text(f"{wanted} {version}")
-        finally:
-            for leftover in (fresh, fresh.with_name(fresh.name + ".wal")):
-                leftover.unlink(missing_ok=True)
+            if target.with_name(_NAME + ".wal").exists():
+                log.warning(
+                    "%s was not refreshed: a program has written to it (there is a .wal file beside it). Close that program, and open the file read-only.",
+                    target,
+                )
+                return
+            if not _replace(base, stages):
+                return
     except PermissionError as error:
         log.warning("%s was not refreshed, a program may have it open: %s", target, error)
     except OSError as error:
         raise StoreError(f"{target} could not be written: {error}. Check room and rights there.", path=str(target)) from error
+
+
+def _replace(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> bool:
+    base.mkdir(parents=True, exist_ok=True)
+    fresh = base / f".{uuid4().hex}.duckdb"
+    try:
+        if not _write(fresh, stages):
+            return False
+        version = _version(fresh)
+        fresh.replace(base / _NAME)
+        (base / _STAMP).write_text(f"{_content(stages)} {version}")
+    finally:
+        for leftover in (fresh, fresh.with_name(fresh.name + ".wal")):
+            leftover.unlink(missing_ok=True)
+    return True
+
+
+def is_fresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> bool:
+    """Return whether the file is there and shows these tables and no others.
+
+    Args:
+        base, stages: As for `refresh`.
+    """
+    try:
+        return (base / _STAMP).read_text() == f"{_content(stages)} {_version(base / _NAME)}"
+    except FileNotFoundError:
+        return False
+
+
+def _content(stages: Mapping[str, Mapping[str, Path]]) -> str:
+    return digest(*(part for stage in sorted(stages) for part in (stage, *_parts(stages[stage]), "")))
 
 
 def _version(path: Path) -> str:

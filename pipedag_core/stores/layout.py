@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, final
 
 from pipedag_core.errors import StoreError
-from pipedag_core.naming import file_segment, quote_literal
+from pipedag_core.naming import file_segment, name_of_segment, quote_literal
+from pipedag_core.ports.stores import Deposit
 
 #: `<stage>/g<generation>/<table>.parquet`; an encoded segment holds no separator and never starts with a dot.
-_LOCATION: Final = re.compile(r"[^/\\.:][^/\\:]*/g\d+/[^/\\.:][^/\\:]*\.parquet")
+_LOCATION: Final = re.compile(r"([^/\\.:][^/\\:]*)/g(\d+)/[^/\\.:][^/\\:]*\.parquet")
+
+#: Folder, below the base folder, in which DuckDB puts rows that do not fit into memory: one folder per process.
+OVERFLOW: Final = ".overflow"
+
+#: What processes use on the way to a table or to `explore.duckdb` and remove at their end, if they come to it.
+_WORK: Final = re.compile(rf"{re.escape(OVERFLOW)}/\d+|\.[0-9a-f]{{32}}\.duckdb(\.wal)?")
 
 
 def place(path: Path) -> str:
@@ -76,12 +85,19 @@ class Layout:
         return self.base / location
 
     def remove(self, location: str) -> None:
-        """Delete a table's file and, when they are empty then, its generation's and its stage's folder. A missing file is no error.
+        """Delete a table's file and, when they are empty then, its generation's and its stage's folder; or a work file. A missing one is no error.
 
         Raises:
             StoreError: The location may lead out of the base folder.
             OSError: The file cannot be deleted.
         """
+        if _WORK.fullmatch(location):
+            path = self.base / location
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            return
         path = self.path(location)
         path.unlink(missing_ok=True)
         for folder in (path.parent, path.parent.parent):
@@ -90,3 +106,18 @@ class Layout:
             except OSError:
                 # Something else is in it, or it is gone: both are fine.
                 return
+
+    def deposits(self) -> Iterator[Deposit]:
+        """Yield all tables' files, recorded or not, and all work files; what is no file of ours is passed over."""
+        for pattern in ("*/g*/*.parquet", f"{OVERFLOW}/*", ".*.duckdb", ".*.duckdb.wal"):
+            for path in self.base.glob(pattern):
+                location = path.relative_to(self.base).as_posix()
+                table = _LOCATION.fullmatch(location)
+                if table is None and not _WORK.fullmatch(location):
+                    continue
+                try:
+                    stat = path.stat()
+                except FileNotFoundError:
+                    continue  # whoever made it has removed it in between
+                stage, generation = (name_of_segment(table[1]), int(table[2])) if table else (None, None)
+                yield Deposit(location, stage, generation, stat.st_mtime, stat.st_size if path.is_file() else None)

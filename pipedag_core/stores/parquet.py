@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, final
 from pipedag_core.errors import StoreError
 from pipedag_core.naming import MAX_FILE_NAME
 from pipedag_core.ports.data import Form, StoredTable
-from pipedag_core.ports.stores import Capabilities
-from pipedag_core.stores.layout import Layout
+from pipedag_core.ports.stores import Capabilities, Deposit
+from pipedag_core.stores.layout import OVERFLOW, Layout
 
 if TYPE_CHECKING:
     from pipedag_core.stores.duckdb_engine import Engine
@@ -42,7 +42,7 @@ class ParquetStore:
         self._layout = Layout(base_path)
         self._memory_limit = memory_limit
         # Processes must not share a folder for overflowing rows.
-        self._temp_directory = temp_directory or str(self._layout.base / ".overflow" / str(os.getpid()))
+        self._temp_directory = temp_directory or str(self._layout.base / OVERFLOW / str(os.getpid()))
         self._threads = threads
         self._engine: Engine | None = None
 
@@ -78,11 +78,20 @@ class ParquetStore:
         """Write `explore.duckdb` anew, a DuckDB file with one view per table; see `pipedag_core.stores.explore`."""
         from pipedag_core.stores import explore
 
-        paths = {stage: {name: self._layout.path(table.location) for name, table in tables.items()} for stage, tables in stages.items()}
-        explore.refresh(self._layout.base, paths)
+        explore.refresh(self._layout.base, self._paths(stages))
+
+    def shows(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> bool:
+        """Return whether `explore.duckdb` is there and shows these tables and no others."""
+        from pipedag_core.stores import explore
+
+        return explore.is_fresh(self._layout.base, self._paths(stages))
+
+    def deposits(self) -> Sequence[Deposit]:
+        """Return all Parquet files in folders of generations, and what a process that died has left for DuckDB's work."""
+        return list(self._layout.deposits())
 
     def drop(self, locations: Sequence[str]) -> None:
-        """Delete the files of tables, and folders that are empty then.
+        """Delete the files of tables, and folders that are empty then; or other deposits.
 
         Raises:
             StoreError: A location is none of this store's, or a file cannot be deleted. All others are deleted nevertheless.
@@ -104,6 +113,9 @@ class ParquetStore:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+
+    def _paths(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> dict[str, dict[str, Path]]:
+        return {stage: {name: self._layout.path(table.location) for name, table in tables.items()} for stage, tables in stages.items()}
 
     def _is_whole(self, table: StoredTable) -> bool:
         try:

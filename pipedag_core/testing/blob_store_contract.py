@@ -83,6 +83,14 @@ class BlobStoreContract:
             store.read(*lost[:3])
         assert store.read(*kept[:3]) == "kept"
 
+    def test_everything_that_lies_in_the_store_is_told_recorded_or_not(self, store: BlobStore) -> None:
+        assert list(store.deposits()) == []
+        wanted = [("s", 1, "x"), ("s", 1, "x"), ("../s", 2, "a/b"), ("ß*?[]", 30, ".hidden")]
+        kept = {_keep(store, "x", name, stage=stage, generation=number)[0]: (stage, number) for stage, number, name in wanted}
+        assert {item.location: (item.stage, item.generation) for item in store.deposits()} == kept
+        store.drop(list(kept))
+        assert list(store.deposits()) == []
+
     def test_an_unknown_format_is_refused(self, store: BlobStore) -> None:
         location, _, sha256, _ = _keep(store, 1)
         with pytest.raises(StoreError, match="format"):

@@ -42,6 +42,17 @@ class LeaseContract:
         assert (row.info, row.attempt, row.state, row.started, row.ended) == (info, 1, "running", clock.now, None)
         assert list(catalog.runs()) == [row]
 
+    def test_runs_that_have_not_ended_are_told_with_the_end_of_their_right(self, catalog: Catalog, clock: Clock) -> None:
+        for run_id in "abc":
+            Worker(catalog, run_id).begin()
+            clock.advance(1)
+        catalog.finish_run("b", "failed")
+        catalog.renew("a")
+        assert [(row.info.run_id, row.state, row.expires - clock.now) for row in catalog.unfinished()] == [
+            ("a", "running", TTL_S),
+            ("c", "running", TTL_S - 1),
+        ]
+
     def test_options_of_the_first_call_stay_and_the_owner_of_the_last_counts(self, catalog: Catalog) -> None:
         catalog.begin_run(run_info("r", options="first"))
         owner = this_process("second")

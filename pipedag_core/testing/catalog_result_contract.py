@@ -47,6 +47,16 @@ class ResultContract:
         assert set(found.objects) == {"o1", "o2"}
         assert names(catalog)["view"] == {}
 
+    def test_all_objects_are_told_struck_and_nameless_ones_too(self, catalog: Catalog) -> None:
+        worker = Worker(catalog, "a").begin()
+        key = worker.open("s")
+        new = [table("o2", key, "tab"), blob("o1", key, "thing"), table("o3", key, "unnamed")]
+        result = TaskResult("t", "p", "f", "f", {}, "[]", {"tab": "o2", "thing": "o1"}, "ran", "")
+        catalog.record("a", key, result, [NewObject(item, item.id, item.id) for item in new])
+        catalog.finish_run("a", "failed")
+        catalog.forget_objects(["o1"])
+        assert [(row.stored, row.struck) for row in catalog.objects()] == [(new[0], False), (new[1], True), (new[2], False)]
+
     def test_a_retry_replaces_the_result_and_both_are_logged(self, catalog: Catalog) -> None:
         worker = Worker(catalog, "a").begin()
         worker.open("s")

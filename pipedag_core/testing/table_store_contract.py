@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -265,6 +266,34 @@ class TableStoreContract(TableStoreSqlContract):
             one, two = (keep(session, BatchData(lambda n=n: pa.table({"i": [n]}), in_memory=True), f"t{n}", stage="s") for n in (1, 2))
         for shown in ({"s": {"t": one}}, {"s": {"t": one}}, {"s": {"t": two, "u": one}, "empty": {}}, {}):
             store.show(shown)
+
+    def test_a_store_knows_whether_it_shows_what_it_should(self, store: TableStore) -> None:
+        with store.session("f.t") as session:
+            one, two = (keep(session, BatchData(lambda n=n: pa.table({"i": [n]}), in_memory=True), f"t{n}", stage="s") for n in (1, 2))
+        assert not store.shows({"s": {"t": one}})
+        store.show({"s": {"t": one}})
+        assert store.shows({"s": {"t": one}})
+        for other in ({"s": {"t": two}}, {"s": {"u": one}}, {"s": {"t": one, "u": two}}, {"s": {"t": one}, "empty": {}}, {}):
+            assert not store.shows(other)
+
+    def test_everything_that_lies_in_the_store_is_told_recorded_or_not(self, store: TableStore) -> None:
+        assert list(store.deposits()) == []
+        before = time.time() - 60
+        with store.session("f.t") as session:
+            stored = [
+                keep(session, BatchData(lambda: pa.table({"i": [1]}), in_memory=True), name, stage=stage, generation=number)
+                for number, stage in enumerate(STRANGE_NAMES, 1)
+                for name in ("t", "t", "u")
+            ]
+        found = {item.location: item for item in store.deposits()}
+        assert found.keys() == {table.location for table in stored}
+        for table in stored:
+            item = found[table.location]
+            assert (item.stage, item.generation) == (table.stage, table.generation)
+            assert item.size in (None, table.size)
+            assert item.changed == 0.0 or item.changed > before
+        store.drop(list(found))
+        assert list(store.deposits()) == []
 
     def test_a_damaged_catalog_cannot_make_the_store_touch_other_things(self, store: TableStore) -> None:
         for location in ("../../etc/passwd", "/etc/passwd", "s/g1/../../x.parquet", "", "catalog.sqlite"):

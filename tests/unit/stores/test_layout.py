@@ -23,6 +23,7 @@ def test_every_location_leads_back_to_its_file_below_the_base(tmp_path_factory, 
     path = layout.path(location)
     assert path.is_file()
     assert path.resolve().parent.parent.parent == layout.base
+    assert [(item.location, item.stage, item.generation) for item in layout.deposits()] == [(location, stage, 1)]
     layout.remove(location)
     assert not path.exists()
 
@@ -60,6 +61,22 @@ def test_empty_folders_go_with_their_last_file_and_others_stay(tmp_path):
     layout.remove(second)
     layout.remove(second)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_work_files_are_told_and_removed_and_what_is_not_ours_is_neither(tmp_path):
+    layout = Layout(tmp_path)
+    ours = [".overflow/7", f".{'0a' * 16}.duckdb", f".{'0b' * 16}.duckdb.wal"]
+    others = ["explore.duckdb", ".explore", "catalog.sqlite", ".mine.duckdb", "s/g1/notes.txt", "s/x/t.parquet", ".overflow/mine"]
+    for name in (*ours, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert sorted(item.location for item in layout.deposits()) == sorted(ours)
+    for name in ours:
+        layout.remove(name)
+    for name in others:
+        with pytest.raises(StoreError):
+            layout.remove(name)
+        assert (tmp_path / name).exists()
 
 
 def test_the_base_does_not_move_with_the_working_directory(tmp_path, monkeypatch):

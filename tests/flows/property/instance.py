@@ -1,0 +1,207 @@
+"""A real instance in a folder of its own: runs a model, kills runs, and reads what is visible."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipedag_core import PipedagConfig, Result, SequentialEngine
+from pipedag_core.config.wire import catalog_path, open_session
+from pipedag_core.ports.data import Form, StoredTable
+from pipedag_core.ports.events import Outcome, PointReached, StepEnded, StepStarted
+from pipedag_core.runner import clean_up
+from pipedag_core.stores.parquet import ParquetStore
+from tests.flows.property.building import build
+from tests.flows.property.contents import BlobContent, Content, Frame, Row
+from tests.flows.property.memory import Retention
+from tests.flows.property.model import Model, Task
+from tests.flows.property.simulation import Options, Seen
+
+POINTS = ("call", "before_record", "after_record", "before_commit", "after_commit", "before_finish", "after_finish")
+
+
+class Killed(KeyboardInterrupt):
+    """The process is gone: nothing more of the run happens."""
+
+
+@dataclass
+class Watcher:
+    """Watches a run, and kills it at a point.
+
+    Args:
+        point: (name, how often it is passed before), or None.
+    """
+
+    point: tuple[str, int] | None
+    steps: list[tuple[str, bool]] = field(default_factory=list)
+    outcomes: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    calls: Counter[int] = field(default_factory=Counter)
+    killed: str | None = None
+    _passed: int = 0
+
+    def on_event(self, event: Any) -> None:
+        if self.killed is None and isinstance(event, StepStarted):
+            self.steps.append((event.step, True))
+        elif self.killed is None and isinstance(event, StepEnded):
+            if event.report.outcome is Outcome.SKIPPED:
+                self.steps.append((event.report.step, False))
+            self.outcomes[event.report.step] = event.report.outcome.value
+            if event.report.error is not None:
+                self.errors.append(f"{event.report.step}: {event.report.message}")
+        elif isinstance(event, PointReached):
+            self._reached(event.point)
+
+    def called(self, task: Task) -> None:
+        self.calls[task.uid] += 1
+        self._reached("call")
+
+    def _reached(self, point: str) -> None:
+        if self.killed is not None:
+            raise Killed
+        if self.point is not None and self.point[0] == point:
+            self._passed += 1
+            if self._passed > self.point[1]:
+                self.killed = point
+                raise Killed
+
+    @property
+    def seen(self) -> Seen:
+        return Seen(tuple(self.steps), self.killed)
+
+
+class QuietStore:
+    """The embedded store without its `explore.duckdb`, and with one DuckDB for all runs of an instance: these two would take most of the time.
+
+    Args:
+        base_path: As for the store.
+    """
+
+    _opened: ClassVar[dict[str, ParquetStore]] = {}
+
+    def __init__(self, base_path: str) -> None:
+        self._store = self._opened.setdefault(base_path, ParquetStore(base_path, threads=1))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def show(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing; see `let_go`."""
+
+    @classmethod
+    def let_go(cls, base_path: str) -> None:
+        """Close the store of an instance."""
+        cls._opened.pop(base_path).close()
+
+
+class Instance:
+    """An instance of the embedded store.
+
+    Args:
+        folder: Where everything is.
+        retention: What clean-up keeps.
+    """
+
+    def __init__(self, folder: Path, retention: Retention) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.retention = {"committed": retention.committed, "failed": retention.failed, "minimum_age": "1h" if retention.young else "0s"}
+        self.config = self._config(f"{QuietStore.__module__}.{QuietStore.__qualname__}")
+        self._read: dict[str, Content] = {}
+        self._stack = ExitStack()
+        self._session = self._stack.enter_context(open_session(self.config))
+        self._access = self._stack.enter_context(self._session.tables.session("test"))
+
+    def _config(self, kind: str) -> Any:
+        store = {"class": kind, "args": {"base_path": str(self.folder / "{instance_id}")}}
+        return PipedagConfig({"instances": {"__any__": {"table_store": store, "retention": self.retention}}}).get()
+
+    def close(self) -> None:
+        """Close what is open, and remove everything."""
+        self._stack.close()
+        QuietStore.let_go(str(catalog_path(self.config).parent))
+        shutil.rmtree(self.folder)
+
+    def run(self, model: Model, options: Options) -> tuple[Result | None, Watcher]:
+        """Run a model; None for the result of a run that was killed."""
+        watcher = Watcher(options.point)
+        flow = build(model, self.folder, watcher.called)
+        try:
+            result = flow.run(
+                *options.stages,
+                *(model.full_id(model.task(uid)) for uid in options.tasks),
+                config=self.config,
+                orchestration_engine=SequentialEngine(),
+                fail_fast=False,
+                cache_validation_mode=None if options.tasks else options.mode,
+                disable_cache_function=options.no_cache_function,
+                ignore_task_version=options.ignore_version,
+                ignore_position_hashes=options.any_position,
+                observers=[watcher],
+            )
+        except Killed:
+            self._let_time_pass()
+            return None, watcher
+        return result, watcher
+
+    def clean_up(self) -> None:
+        """What `pipedag gc` does."""
+        clean_up(self.config)
+
+    def _let_time_pass(self) -> None:
+        """What a dead run holds expires."""
+        with sqlite3.connect(catalog_path(self.config)) as connection:
+            connection.execute("UPDATE runs SET expires = 0 WHERE state = 'running'")
+        connection.close()
+
+    def visible(self) -> Mapping[str, Mapping[str, Content]]:
+        """Return stage -> readable name -> content, of what readers see."""
+
+        def content(item: Any) -> Content:
+            if isinstance(item, StoredTable):
+                path = self._access.read(item, Form.FILES).paths[0]
+                if item.id not in self._read:
+                    self._read[item.id] = _frame(path, item)
+                return self._read[item.id]
+            return BlobContent(self._session.blobs.read(item.location, item.format, item.identity)["number"])
+
+        entries = self._session.catalog.shown()
+        return {stage: {name: content(item) for name, item in names.items()} for stage, names in entries.items()}
+
+    def explored(self) -> Mapping[str, Mapping[str, Sequence[Row]]]:
+        """Return stage -> name -> rows, sorted, of what `explore.duckdb` shows once it is made."""
+        config = self._config("parquet")
+        with open_session(config) as session:
+            entries = session.catalog.shown()
+            tables = {
+                stage: {name: item for name, item in names.items() if isinstance(item, StoredTable)} for stage, names in entries.items()
+            }
+            session.tables.show(tables)
+        with duckdb.connect(str(catalog_path(config).parent / "explore.duckdb"), read_only=True) as connection:
+            found = connection.execute("SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+            read = {(stage, name): connection.execute(f'FROM "{stage}"."{name}"').fetchall() for stage, name in found}
+        return {stage: {name: sorted(rows) for (place, name), rows in read.items() if place == stage} for stage, _ in found}
+
+
+def _frame(path: str, table: StoredTable) -> Frame:
+    data = pq.ParquetFile(path).read()
+    types = [field.type for field in data.schema]
+    assert data.column_names[0] == "x"
+    assert types[0] == pa.int64()
+    assert types[1] in (pa.string(), pa.large_string(), pa.string_view())
+    assert table.options.primary_key in ((), ("x",))
+    rows = zip(data.column(0).to_pylist(), data.column(1).to_pylist(), strict=True)
+    return Frame(data.column_names[1], tuple(sorted(rows)), table.options.primary_key == ("x",))

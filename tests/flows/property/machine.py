@@ -1,0 +1,208 @@
+"""Edits a flow at random, runs it after each edit, and compares what is visible with what must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.flows.property.contents import Content, Frame, evaluate
+from tests.flows.property.edits import COMMON, EDITS, Drawn, apply, mended
+from tests.flows.property.instance import POINTS, Instance
+from tests.flows.property.memory import Memory, Retention
+from tests.flows.property.model import Failing, Model, told
+from tests.flows.property.simulation import Options, Simulation
+
+RETENTIONS = (Retention(), Retention(2, 1, young=False), Retention(1, 0, young=False))
+
+#: How a flow is run after an edit, common ways more often.
+WAYS = (
+    *["normal"] * 10,
+    "not yet",
+    "not yet",
+    "twice",
+    "killed",
+    "killed",
+    "stage",
+    "stage",
+    "stage",
+    "stage, any position",
+    "task",
+    "task",
+    "ignore_fresh_input",
+    "force_fresh_input",
+    "force_cache_invalid",
+    "assert_no_fresh_input",
+    "ignore version",
+    "ignore_fresh_input, no cache function",
+    "force_fresh_input, no cache function",
+    "clean up",
+)
+
+NUMBERS = st.integers(0, 23)
+
+
+class EditedFlow(RuleBasedStateMachine):
+    """One flow, one instance, and the memory that the instance ought to have.
+
+    Args:
+        new_folder: Returns the path of a folder that is not there yet.
+    """
+
+    def __init__(self, new_folder: Callable[[], Path]) -> None:
+        super().__init__()
+        self.new_folder = new_folder
+        self.model = Model()
+        self.history: list[Model] = []
+        self.runs = 0
+        self.uid = 0
+        self.instance: Instance | None = None
+        self.shown: Mapping[str, Mapping[str, Content]] = {}
+        self.is_sound = True
+
+    @initialize(retention=st.sampled_from(RETENTIONS), adds=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=4, max_size=10))
+    def begin(self, retention: Retention, adds: Sequence[tuple[int, int]]) -> None:
+        self.instance = Instance(self.new_folder(), retention)
+        self.memory = Memory(retention)
+        for number, (at, value) in enumerate(adds):
+            if number % 2 == 1:
+                self._edit("add_stage", at, value)
+            self._edit("add_task", at, value)
+        self._run("normal", 0)
+
+    @rule(kind=st.sampled_from([*COMMON, *EDITS]), at=NUMBERS, value=NUMBERS, way=st.sampled_from(WAYS), when=NUMBERS)
+    def edit(self, kind: str, at: int, value: int, way: str, when: int) -> None:
+        self._edit(kind, at, value)
+        self._run(way, when)
+
+    def teardown(self) -> None:
+        """At the end all tasks are mended, and an empty instance shows the same after one run."""
+        if self.instance is None:
+            return
+        try:
+            if self.is_sound:
+                self.model = mended(self.model)
+                note("at last all tasks are mended")
+                self._run("normal", 0)
+                self._compare_with_scratch()
+        finally:
+            self.instance.close()
+
+    def _compare_with_scratch(self) -> None:
+        assert self.instance is not None
+        fresh = Instance(self.new_folder(), Retention())
+        try:
+            result, watcher = fresh.run(self.model, Options())
+            assert result is not None
+            assert result.successful, watcher.errors
+            scratch = fresh.visible()
+        finally:
+            fresh.close()
+        _compare("a run from scratch", scratch, {stage: self.shown[stage] for stage in scratch}, self.model)
+        tables = {
+            stage: {name: list(item.rows) for name, item in names.items() if isinstance(item, Frame)} for stage, names in self.shown.items()
+        }
+        explored = self.instance.explored()
+        _compare("explore.duckdb", {stage: names for stage, names in tables.items() if names}, explored, self.model)
+
+    # --- inside
+
+    def _edit(self, kind: str, at: int, value: int) -> None:
+        self.uid += 1
+        self.model = apply(kind, self.model, Drawn(at, value, self.uid, self.history))
+
+    def _run(self, way: str, when: int) -> None:
+        if way == "not yet":
+            return
+        self.history.append(self.model)
+        if way == "clean up":
+            assert self.instance is not None
+            self.instance.clean_up()
+            self.memory.clean_up()
+            return
+        self.is_sound = False
+        for options in _options(self.model, way, when):
+            self._run_once(options)
+        self.is_sound = True
+
+    def _run_once(self, options: Options) -> None:
+        model = self.model
+        note(f"{told(model)}\n  {options}")
+        assert self.instance is not None
+        before = self.shown
+        result, watcher = self.instance.run(model, options)
+        self.runs += 1
+        expected = Simulation(self.memory, model, options, self.runs).replay(watcher.seen)
+        shown = self.shown = self.instance.visible()
+        self._compare_with_oracle(before, shown, watcher, options)
+        outcomes = {step: outcome for step, outcome in expected.outcomes.items() if outcome != "killed"}
+        ended = {step: outcome for step, outcome in watcher.outcomes.items() if outcome != "skipped"}
+        _compare("how steps end", outcomes, ended, model, watcher.errors)
+        calls = {uid: count for uid, count in watcher.calls.items() if not (watcher.killed and _is_last(model, uid, watcher.steps))}
+        wanted = {uid: count for uid, count in expected.calls.items() if not (watcher.killed and _is_last(model, uid, watcher.steps))}
+        _compare("calls of tasks by uid", wanted, calls, model)
+        _compare("what is visible, by the rules", self.memory.visible(), shown, model)
+        if result is not None:
+            _compare("success", "failed" not in expected.outcomes.values(), result.successful, model, watcher.errors)
+
+    def _compare_with_oracle(self, before: Mapping[str, Any], shown: Mapping[str, Any], watcher: Any, options: Options) -> None:
+        """Committed stages show what the flow says, all others what they showed before."""
+        committed = set()
+        for step, _ in watcher.steps:
+            if step.startswith("commit:") and (
+                watcher.outcomes.get(step) in ("committed", "unchanged") or watcher.killed == "after_commit"
+            ):
+                root = step.partition(":")[2]
+                units = self.model.units()
+                committed |= {stage.casefold() for unit in units if unit.casefold() == root for stage in units[unit]}
+        wanted: dict[str, Mapping[str, Content]] = {stage: names for stage, names in before.items() if stage not in committed}
+        if options.mode == "ignore_fresh_input" or options.stages:
+            wanted.update({stage: names for stage, names in shown.items() if stage in committed})
+        else:
+            truth = evaluate(self.model)
+            wanted.update({stage: truth[stage] for stage in committed})
+        _compare("what is visible, computed", wanted, shown, self.model, watcher.errors)
+        if watcher.killed is None and not options.stages and not options.tasks and options.mode != "assert_no_fresh_input":
+            well = all(task.failing is Failing.NO for task in self.model.tasks)
+            assert not well or {stage.name.casefold() for stage in self.model.stages} <= committed, watcher.errors
+
+
+def _is_last(model: Model, uid: int, steps: Sequence[tuple[str, bool]]) -> bool:
+    return steps[-1][0] == f"task:{model.full_id(model.task(uid))}"
+
+
+def _options(model: Model, way: str, when: int) -> Sequence[Options]:
+    match way:
+        case "normal":
+            return [Options()]
+        case "twice":
+            return [Options(), Options()]
+        case "killed":
+            return [Options(point=(POINTS[when % len(POINTS)], when // len(POINTS)))]
+        case "ignore version":
+            return [Options(ignore_version=True)]
+        case "task":
+            return [Options(mode="force_cache_invalid", tasks=(model.tasks[when % len(model.tasks)].uid,))] if model.tasks else []
+        case "stage" | "stage, any position":
+            any_position = way != "stage"
+            stages = model.stages
+            return [Options(stages=(stages[when % len(stages)].name,), any_position=any_position)] if stages else []
+        case _:
+            mode, _, more = way.partition(", ")
+            return [Options(mode=mode, no_cache_function=bool(more))]
+
+
+def _compare(what: str, wanted: Any, found: Any, model: Model, errors: Sequence[str] = ()) -> None:
+    if wanted == found:
+        return
+    lines = [f"{what} differs.", *errors]
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        keys = [key for key in dict.fromkeys([*wanted, *found]) if wanted.get(key) != found.get(key)]
+        lines += [f"  {key}: must be {wanted.get(key)}\n  {' ' * len(str(key))}      but is {found.get(key)}" for key in keys]
+    else:
+        lines.append(f"  must be {wanted}, but is {found}")
+    raise AssertionError("\n".join([*lines, "The flow:", told(model)]))

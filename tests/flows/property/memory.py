@@ -1,0 +1,194 @@
+"""What an instance remembers, in plain Python: generations, results, stored objects and retention, by the words of docs/caching.md."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tests.flows.property.contents import Content, Frame
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What clean-up keeps; `young` keeps everything, since all of it is younger than the minimum age."""
+
+    committed: int = 2
+    failed: int = 1
+    young: bool = True
+
+
+@dataclass(eq=False)
+class Stored:
+    """A stored table or blob: one of its kind, like a row of the catalog.
+
+    Attributes:
+        identity: What it is, for its consumers.
+        key, base_key: What made it, with and without the cache function's value.
+        content: What it holds.
+        generation: Where it was written.
+    """
+
+    identity: Hashable
+    key: Hashable
+    base_key: Hashable
+    content: Content
+    generation: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task gave in one generation.
+
+    Attributes:
+        fingerprint, base: Of what it did; None for what is never looked up.
+        position: Its place in the wiring.
+        shape: How the output is nested, with declared names.
+        parts: The stored objects in it, in order; or its plain value.
+        entries: Readable name -> stored object.
+        number: Grows with every recording.
+    """
+
+    fingerprint: Hashable
+    base: Hashable
+    position: Hashable
+    shape: Hashable
+    parts: tuple[Stored, ...] | int
+    entries: Mapping[str, Stored]
+    number: int = 0
+
+
+@dataclass(eq=False)
+class Generation:
+    """One generation of one stage. `state` is open, committed, failed, expired or scratch."""
+
+    stage: str
+    number: int
+    unit: str
+    run: int
+    state: str
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def entries(self) -> dict[str, Stored]:
+        return {name: item for result in self.results.values() for name, item in result.entries.items()}
+
+
+class Memory:
+    """All generations of an instance."""
+
+    def __init__(self, retention: Retention) -> None:
+        self.retention = retention
+        self.generations: dict[str, list[Generation]] = {}
+        self.current: dict[str, Generation] = {}
+        self._next: dict[str, int] = {}
+        self._recorded = 0
+
+    # --- writing
+
+    def open(self, unit: Sequence[str], run: int, *, scratch: bool) -> dict[str, Generation]:
+        """Open a generation of each stage of a unit. What a dead run has left open there has failed."""
+        if not scratch:
+            units = {item.unit for stage in unit for item in self.generations.get(stage, ()) if item.state == "open"} | {unit[0]}
+            for item in self._all():
+                if item.state == "open" and item.unit in units:
+                    item.state = "failed"
+        opened: dict[str, Generation] = {}
+        for stage in unit:
+            number = self._next[stage] = self._next.get(stage, 0) + 1
+            opened[stage] = Generation(stage, number, unit[0], run, "scratch" if scratch else "open")
+            self.generations.setdefault(stage, []).append(opened[stage])
+        return opened
+
+    def record(self, generation: Generation, task: str, result: Result) -> Result:
+        """Record a task's result."""
+        self._recorded += 1
+        generation.results[task] = replace(result, number=self._recorded)
+        return generation.results[task]
+
+    def commit(self, opened: Sequence[Generation]) -> bool:
+        """Make generations current; return whether anything changed."""
+        changed = any(self._differs(item) for item in opened)
+        for item in opened:
+            if changed:
+                item.state = "committed"
+                self.current[item.stage] = item
+            else:
+                current = self.current[item.stage]
+                for task, result in item.results.items():
+                    current.results[task] = replace(current.results[task], position=result.position)
+                self.generations[item.stage].remove(item)
+        return changed
+
+    def _differs(self, new: Generation) -> bool:
+        old = self.current.get(new.stage)
+        if old is None or old.entries.keys() != new.entries.keys() or old.results.keys() != new.results.keys():
+            return True
+        if any(old.entries[name] is not item for name, item in new.entries.items()):
+            return True
+        return any(not _equal(old.results[task], result) for task, result in new.results.items())
+
+    def fail_run(self, run: int, unit: str | None = None) -> None:
+        """A run has ended, or has given up a unit: what it has open there has failed."""
+        for item in self._all():
+            if item.state == "open" and item.run == run and unit in (None, item.unit):
+                item.state = "failed"
+
+    def clean_up(self) -> None:
+        """Forget what retention does not keep."""
+        if self.retention.young:
+            return
+        for stage, generations in self.generations.items():
+            left = {"committed": self.retention.committed, "failed": self.retention.failed, "scratch": 0}
+            for item in reversed(list(generations)):
+                if item.state == "open":
+                    continue
+                left[item.state] -= 1
+                if left[item.state] < 0 and item is not self.current.get(stage):
+                    generations.remove(item)
+
+    # --- finding
+
+    def find_result(self, run: int, stage: str, fingerprint: Hashable, *, base: bool) -> Result | None:
+        """Return the newest result with a fingerprint."""
+        found = [
+            result
+            for item in self._eligible(run, stage)
+            for result in item.results.values()
+            if fingerprint is not None and (result.base if base else result.fingerprint) == fingerprint
+        ]
+        return max(found, key=lambda result: result.number, default=None)
+
+    def find_object(self, run: int, stage: str, key: Hashable, *, base: bool = False) -> Stored | None:
+        """Return the newest stored object with a key: that in the newest generation."""
+        best: tuple[int, int] = (0, 0)
+        found: Stored | None = None
+        for item in self._eligible(run, stage):
+            for result in item.results.values():
+                for stored in result.parts if isinstance(result.parts, tuple) else ():
+                    if (stored.base_key if base else stored.key) == key and (item.number, stored.generation) > best:
+                        best, found = (item.number, stored.generation), stored
+        return found
+
+    def _eligible(self, run: int, stage: str) -> Iterator[Generation]:
+        for item in self.generations.get(stage, ()):
+            if item.state in ("committed", "failed") or (item.state == "open" and item.run == run):
+                yield item
+
+    def _all(self) -> Iterator[Generation]:
+        for generations in self.generations.values():
+            yield from generations
+
+    def visible(self) -> dict[str, dict[str, Content]]:
+        """Return stage -> readable name -> content, of what readers see."""
+        return {
+            stage: {name: item.content.unordered if isinstance(item.content, Frame) else item.content for name, item in one.entries.items()}
+            for stage, one in self.current.items()
+        }
+
+
+def _equal(old: Result, new: Result) -> bool:
+    if old.fingerprint != new.fingerprint or old.shape != new.shape:
+        return False
+    if isinstance(old.parts, int) or isinstance(new.parts, int):
+        return old.parts == new.parts
+    return len(old.parts) == len(new.parts) and all(a is b for a, b in zip(old.parts, new.parts, strict=True))
