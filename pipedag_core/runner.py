@@ -9,12 +9,17 @@ import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from difflib import get_close_matches
+from inspect import isclass, signature
+from pathlib import Path
+from typing import Any, cast
 
 from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.catalogs.owner import lives, many_processes, this_process
 from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.config.flows import load_flow
+from pipedag_core.config.registry import ENGINES
+from pipedag_core.config.settings import PartSettings
 from pipedag_core.config.wire import open_engine, open_session
 from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
@@ -25,7 +30,7 @@ from pipedag_core.plan.model import Plan, Step, StepKind
 from pipedag_core.plan.selection import resolve, select
 from pipedag_core.ports.catalogs import Owner, RunInfo
 from pipedag_core.ports.engines import Engine
-from pipedag_core.ports.events import Outcome, RunObserver, RunStarted, StepEnded, StepReport
+from pipedag_core.ports.events import Outcome, RunObserver, RunStarted, StepReport
 from pipedag_core.run import steps
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
@@ -46,7 +51,8 @@ def run_flow(
     *components: Any,
     config: PipedagConfig | ConfigContext | None = None,
     instance: str | None = None,
-    orchestration_engine: Engine | None = None,
+    per_user: bool = False,
+    orchestration_engine: Engine | str | None = None,
     fail_fast: bool | None = None,
     cache_validation_mode: CacheValidationMode | str | None = None,
     disable_cache_function: bool | None = None,
@@ -64,7 +70,8 @@ def run_flow(
             objects or by name. None: the whole flow.
         config: A configuration, or one of its instances; by default the `pipedag.yaml` that is found, else the default store in `.pipedag/`.
         instance: Name of the instance.
-        orchestration_engine: What carries out the steps; by default what the configuration says, else threads.
+        per_user: Use an instance of the user's own; see `PipedagConfig.get`.
+        orchestration_engine: What carries out the steps: an engine, or its name as in the configuration; by default what that says, else threads.
         fail_fast: Start nothing more after the first failure, and raise it. By default as configured (no).
         cache_validation_mode: How strictly stored results are trusted; see `CacheValidationMode`.
         disable_cache_function: Do not call cache functions; their tasks count as never seen, unless the mode ignores fresh input.
@@ -83,7 +90,8 @@ def run_flow(
     """
     if inputs:
         raise UnsupportedByStore("flow.run(inputs=...) is not supported yet.")
-    context = configuration(config, instance, flow.name)
+    context = configuration(config, instance, flow.name, per_user=per_user)
+    engine = choose_engine(context, orchestration_engine, engine_options)
     options = _options(
         context, cache_validation_mode, disable_cache_function, ignore_task_version, ignore_position_hashes, bool(components)
     )
@@ -94,9 +102,6 @@ def run_flow(
         plan = select(plan, stages=selection.stages, tasks=selection.tasks)
         if selection.tasks and cache_validation_mode is None:
             options = replace(options, mode=CacheValidationMode.FORCE_CACHE_INVALID)
-    if orchestration_engine is not None and engine_options:
-        raise ConfigError(f"Options {sorted(engine_options)} belong to the engine; give them to the engine object that you pass.")
-    engine = orchestration_engine or open_engine(context, **engine_options)
     info = _info(plan, context, options, uuid.uuid4().hex, this_process(f"flow {flow.name}"), context.lease_ttl)
     run = Run(info, options)
     with open_session(context, observers) as session:
@@ -194,15 +199,73 @@ def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str 
         return steps.clean_up(session) + remove_strays(session, lives)
 
 
-def configuration(config: PipedagConfig | ConfigContext | None, instance: str | None, flow: str | None) -> ConfigContext:
+def configuration(
+    config: PipedagConfig | ConfigContext | None, instance: str | None, flow: str | None, *, per_user: bool = False
+) -> ConfigContext:
     """Return the instance's configuration for a flow."""
+    given: object = config
+    if given is not None and not isinstance(given, (ConfigContext, PipedagConfig)):
+        hint = (
+            f"Write config=PipedagConfig({'...' if not isinstance(given, str) else repr(given)})."
+            if isinstance(given, (dict, str, Path))
+            else ""
+        )
+        raise ConfigError(
+            f"config= takes a PipedagConfig, or a ConfigContext as its get() returns it, not {type(given).__name__}. {hint}".rstrip()
+        )
     if isinstance(config, ConfigContext):
+        if per_user:
+            raise ConfigError(
+                "per_user cannot change a ConfigContext. Make it with PipedagConfig.get(..., per_user=True), or pass the PipedagConfig."
+            )
         if instance is not None and instance != config.instance_name:
             raise ConfigError(
                 f"The configuration given is that of instance {config.instance_name!r}, but instance {instance!r} was asked for. Pass one of the two."
             )
         return config
-    return (config or PipedagConfig.default).get(instance=instance, flow=flow)
+    return (config or PipedagConfig.default).get(instance=instance, flow=flow, per_user=per_user)
+
+
+def choose_engine(context: ConfigContext, wanted: Engine | str | None, options: Mapping[str, Any]) -> Engine:
+    """Return the engine that was asked for, else the one that the configuration names.
+
+    Args:
+        context: The instance's configuration.
+        wanted: An engine, or its name.
+        options: What `flow.run` got beyond its own options.
+
+    Raises:
+        ConfigError: It is no engine, or there is no such option.
+    """
+    name = context.orchestration.kind if wanted is None else wanted
+    known = list(ENGINES[name].args or ()) if isinstance(name, str) and name in ENGINES else []
+    for option in options:
+        near = get_close_matches(option, [*_option_names(), *known], n=1)
+        # What an engine of the user's own takes is not known here.
+        if option not in known and (near or known or (isinstance(name, str) and name in ENGINES)):
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join([*_option_names(), *known])}."
+            raise ConfigError(f"flow.run has no option {option!r}. {hint}", option=option)
+    if wanted is None:
+        return open_engine(context, **options)
+    if isinstance(wanted, str):
+        if wanted not in ENGINES and "." not in wanted:
+            near = get_close_matches(wanted, list(ENGINES), n=1)
+            hint = (
+                f"Did you mean {near[0]!r}?"
+                if near
+                else f"There are: {', '.join(name for name, entry in ENGINES.items() if entry.target)}."
+            )
+            raise ConfigError(f"There is no engine {wanted!r}. {hint}")
+        if wanted != context.orchestration.kind:
+            context = context.evolve(orchestration=PartSettings(wanted))
+        return open_engine(context, **options)
+    given = cast("object", wanted)
+    if isclass(given) or isinstance(given, Flow) or not callable(getattr(given, "run", None)):
+        what = f"the class {given.__name__}. Write {given.__name__}()" if isclass(given) else type(given).__name__
+        raise ConfigError(f"orchestration_engine takes an engine, such as SequentialEngine(), or its name, not {what}.")
+    if options:
+        raise ConfigError(f"Options {sorted(options)} belong to the engine; give them to the engine object that you pass.")
+    return wanted
 
 
 # --- inside -------------------------------------------------------------------------------------------------------------------------
@@ -228,6 +291,11 @@ def _options(
     if ignore_position_hashes and not partial:
         raise ConfigError("ignore_position_hashes only makes sense with a selection of stages or tasks.")
     return RunOptions(chosen, disabled, ignored, ignore_position_hashes)
+
+
+def _option_names() -> list[str]:
+    """Return the names of the options of `flow.run`, without those of the engine."""
+    return [item.name for item in signature(run_flow).parameters.values() if item.kind is item.KEYWORD_ONLY]
 
 
 def _mode(text: str) -> CacheValidationMode:
@@ -307,8 +375,7 @@ def _step_runner(session: Session, run: Run, flow: Flow, plan: Plan, units: _Uni
 
 def _skipper(session: Session, run: Run, units: _Units) -> Callable[[Step, Step], StepReport]:
     def skip_step(step: Step, because: Step) -> StepReport:
-        report = StepReport(step.id, Outcome.SKIPPED, f"{because.id} failed", step.stage, step.task)
-        session.tell(StepEnded(run.id, report))
+        report = steps.skip_step(session, run, step, because)
         units.note(report)
         return report
 

@@ -77,8 +77,8 @@ def options_text(options: TableOptions) -> str:
 
 
 def content_identity(content_hash: str, options: TableOptions) -> str:
-    """Return the identity of a table whose content is known. The content hash covers the schema."""
-    return digest("content", FORMAT, content_hash, options_text(options))
+    """Return the identity of a table whose content is known. The content hash covers the schema; what stands behind `#` in it, the order of rows, is left out."""
+    return digest("content", FORMAT, content_hash.partition("#")[0], options_text(options))
 
 
 def query_key(*, stage: str, task: str, version: str, canonical: str, options: TableOptions) -> str:

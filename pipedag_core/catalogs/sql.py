@@ -124,6 +124,11 @@ class SqlCatalog(ABC):
         with self._writing() as tx:
             recording.record(tx, run_id, generation, result, new, now=self._clock())
 
+    def log_task(self, run_id: str, stage: str, result: port.TaskResult) -> None:
+        """See `Catalog.log_task`."""
+        with self._writing() as tx:
+            tx.run(sql.LOG_TASK, {**rows.result_values(result), "run_id": run_id, "stage": stage, "now": self._clock()})
+
     def forget_objects(self, ids: Sequence[str]) -> None:
         """See `Catalog.forget_objects`."""
         with self._writing() as tx:

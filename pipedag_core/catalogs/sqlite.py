@@ -93,14 +93,16 @@ class SqliteCatalog(SqlCatalog):
     Args:
         path: The file; made with its folder if it is not there. Write-ahead logging needs a local disk.
         clock: Returns Unix seconds.
+        read_only: Only look, also where neither the file nor its folder can be written. Nothing is made, and writing is refused.
 
     Raises:
         CatalogError: The file is no catalog, is damaged, or was written by a newer version of pipedag.
     """
 
-    def __init__(self, path: str | Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: str | Path, clock: Callable[[], float] = time.time, *, read_only: bool = False) -> None:
         super().__init__(clock)
         self._path = Path(path).absolute()
+        self._read_only = read_only
         self.lock = threading.RLock()
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = self._connect()
@@ -146,7 +148,25 @@ class SqliteCatalog(SqlCatalog):
             path=str(self._path),
         )
 
+    def _connect_to_look(self) -> sqlite3.Connection:
+        # Without a writer's log beside it the file is whole. SQLite would have to make one, which a folder that cannot be written refuses.
+        alone = not self._path.with_name(f"{self._path.name}-wal").exists() and not os.access(self._path.parent, os.W_OK)
+        address = f"{self._path.as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+        try:
+            connection = sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            try:
+                if not self._is_ready(connection):
+                    raise CatalogError(f"The catalog {self._path} is empty: nothing has run there yet.", path=str(self._path))
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise self.error(error) from error
+        return connection
+
     def _connect(self) -> sqlite3.Connection:
+        if self._read_only:
+            return self._connect_to_look()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

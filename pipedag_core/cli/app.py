@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipedag_core.cli import building, doctor, logs, looking, running
-from pipedag_core.cli.tracebacks import trimmed
+from pipedag_core.cli.tracebacks import message, trimmed
 from pipedag_core.errors import ConfigError, FlowError, PipedagError
 
 #: Entry-point group in which other packages offer commands: the name is the command's, the value a `typer.Typer`.
@@ -45,12 +45,11 @@ class Commands(TyperGroup):
             if logs.is_detailed():
                 typer.echo(trimmed(error, everything=True), err=True)
             else:
-                typer.echo(f"{type(error).__name__}: {_message(error)}", err=True)
+                typer.echo(message(error), err=True)
             raise typer.Exit(2 if isinstance(error, (ConfigError, FlowError)) else 1) from error
-
-
-def _message(error: PipedagError) -> str:
-    return "\n".join([str(error), *getattr(error, "__notes__", [])])
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(running.INTERRUPTED) from error
 
 
 def _adapter_commands() -> dict[str, EntryPoint]:

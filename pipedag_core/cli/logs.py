@@ -21,8 +21,8 @@ def switch_on(verbose: int) -> None:
 
 
 def is_detailed() -> bool:
-    """Return whether everything is asked for."""
-    return LOG.isEnabledFor(logging.DEBUG)
+    """Return whether the log is asked for, and with it all lines of tracebacks."""
+    return LOG.isEnabledFor(logging.INFO)
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def steps_told_once() -> Iterator[None]:
     def refuse(record: logging.LogRecord) -> bool:
         return False
 
-    if LOG.isEnabledFor(logging.INFO):
+    if is_detailed():
         yield
         return
     _STEPS.addFilter(refuse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from pipedag_core.catalogs.owner import is_gone
 from pipedag_core.cli.parameters import ConfigFile, Instance, PerUser, settings
 from pipedag_core.cli.tables import count, moment, print_table, span
 from pipedag_core.config.context import ConfigContext
 from pipedag_core.errors import ConfigError, UnsupportedByStore
-from pipedag_core.ports.catalogs import Catalog
+from pipedag_core.ports.catalogs import Catalog, RunRow
 from pipedag_core.ports.data import BatchSource, Form, StoredBlob, StoredTable
 
 
@@ -22,6 +24,7 @@ def status(
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Show what this run did, task by task.")] = None,
     instance: Instance = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many runs.")] = 10,
+    everything: Annotated[bool, typer.Option("--all", help="Show older generations too.")] = False,
     config: ConfigFile = None,
     per_user: PerUser = False,
 ) -> None:
@@ -31,7 +34,7 @@ def status(
         if run_id is not None:
             _show_run(catalog, run_id, context)
         else:
-            _show_instance(catalog, limit)
+            _show_instance(catalog, limit, everything=everything)
 
 
 def show(
@@ -90,22 +93,27 @@ def refuse_without_catalog(context: ConfigContext) -> None:
 
 @contextmanager
 def _existing_catalog(context: ConfigContext) -> Iterator[Catalog]:
-    from pipedag_core.config.wire import open_catalog
+    from pipedag_core.config.wire import catalog_path, open_catalog
 
     refuse_without_catalog(context)
-    catalog = open_catalog(context)
+    # Looking works where others keep what this user may not write.
+    catalog = open_catalog(context, read_only=not os.access(catalog_path(context).parent, os.W_OK))
     try:
         yield catalog
     finally:
         catalog.close()
 
 
-def _show_instance(catalog: Catalog, limit: int) -> None:
+def _state(row: RunRow) -> str:
+    return "died" if row.state == "running" and is_gone(row.info.owner) else row.state
+
+
+def _show_instance(catalog: Catalog, limit: int, *, everything: bool) -> None:
     runs = [
         [
             row.info.run_id,
             row.info.flow,
-            row.state,
+            _state(row),
             moment(row.started),
             span(None if row.ended is None else row.ended - row.started),
             row.info.owner.note,
@@ -116,15 +124,17 @@ def _show_instance(catalog: Catalog, limit: int) -> None:
     generations = [
         [row.stage, row.number, "current" if row.current else row.state, moment(row.committed or row.created), row.run_id]
         for row in catalog.generations()
+        if everything or row.current or row.state == "open"
     ]
     typer.echo()
-    print_table("generations", ["stage", "generation", "state", "since", "run"], generations)
+    title = "generations" if everything else "generations, current and open (--all for the rest)"
+    print_table(title, ["stage", "generation", "state", "since", "run"], generations)
     leases = [
         [
             lease.stage,
             lease.run_id,
             lease.owner.note,
-            f"{lease.owner.host}, process {lease.owner.pid or '(many)'}",
+            f"{lease.owner.host}, {f'process {lease.owner.pid}' if lease.owner.pid else 'steps in many processes'}",
             span(max(lease.expires - time.time(), 0.0)),
         ]
         for lease in catalog.leases()
@@ -142,7 +152,7 @@ def _show_run(catalog: Catalog, wanted: str, context: ConfigContext) -> None:
         raise ConfigError(f"{what} {wanted!r} in instance {context.instance_name!r}. `pipedag status` lists the newest.", run_id=wanted)
     row = found[0]
     again = f", attempt {row.attempt}" if row.attempt > 1 else ""
-    typer.echo(f"run {row.info.run_id} of flow {row.info.flow}: {row.state}{again}, started {moment(row.started)}")
+    typer.echo(f"run {row.info.run_id} of flow {row.info.flow}: {_state(row)}{again}, started {moment(row.started)}")
     log = [
         [f"{stage}.{result.task}", result.outcome, result.reason, result.rows, span(result.seconds)]
         for stage, result in catalog.task_log(row.info.run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -43,7 +44,19 @@ def line(report: StepReport) -> str:
     if report.outcome is Outcome.FAILED and not report.reason:
         details[0] = report.message.partition("\n")[0]
     told = "  ".join(detail for detail in details if detail)
-    return f"{report.outcome.value:<9}  {name_of(report):<32}  {told}".rstrip()
+    # A longer name pushes the rest by as much as it needs, and keeps one space.
+    return f"{report.outcome.value:<9}  {name_of(report):<33} {told}".rstrip()
+
+
+def say(text: str) -> None:
+    """Write a line to standard output, and go quiet once nobody reads it any more (`pipedag run ... | head`)."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        # From here on everything goes nowhere, also what tasks print and what Python writes when it ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def summary(flow: str, instance: str, run_id: str, reports: Sequence[StepReport], seconds: float) -> str:
@@ -68,11 +81,13 @@ class Recorder:
     Attributes:
         run_id: The run, once it has started.
         reports: One per step, in the order in which they ended.
+        at_work: Ids of the steps that have begun and not ended.
     """
 
     def __init__(self, write: Callable[[StepReport], None]) -> None:
         self.run_id = ""
         self.reports: list[StepReport] = []
+        self.at_work: dict[str, None] = {}
         self._write = write
         self._waiting: set[str] = set()
         self._lock = threading.Lock()
@@ -81,8 +96,12 @@ class Recorder:
         """Take note of an event."""
         if isinstance(event, RunStarted):
             self.run_id = event.run_id
+        elif isinstance(event, StepStarted):
+            with self._lock:
+                self.at_work[event.step] = None
         elif isinstance(event, StepEnded):
             with self._lock:
+                self.at_work.pop(event.report.step, None)
                 self._note(event.report)
 
     def _note(self, report: StepReport) -> None:
@@ -101,7 +120,7 @@ class PlainProgress:
     """One plain line per task and commit; a context manager, as `LiveProgress` is."""
 
     def __init__(self) -> None:
-        self.recorder = Recorder(lambda report: typer.echo(line(report)))
+        self.recorder = Recorder(lambda report: say(line(report)))
 
     def on_event(self, event: Event) -> None:
         """Show an event."""
@@ -125,31 +144,26 @@ class LiveProgress:
         console = Console()
         self._progress = Progress(
             SpinnerColumn(),
-            BarColumn(bar_width=24),
+            *([BarColumn(bar_width=24)] if console.width >= 80 else []),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.description}", markup=False),
             console=console,
             transient=True,
         )
-        self._bar = self._progress.add_task("", total=None)
-        self._at_work: dict[str, None] = {}
+        self._bar = self._progress.add_task("", total=None, visible=False)
         self._lock = threading.Lock()
         self.recorder = Recorder(self._write)
 
     def on_event(self, event: Event) -> None:
         """Show an event."""
+        self.recorder.on_event(event)
         with self._lock:
             if isinstance(event, RunStarted):
-                self._progress.update(self._bar, total=len(event.steps))
-            elif isinstance(event, StepStarted):
-                self._at_work[event.step] = None
-            elif isinstance(event, StepEnded):
-                self._at_work.pop(event.report.step, None)
-                if event.report.outcome is not Outcome.WAITING:
-                    self._progress.advance(self._bar)
-            self._progress.update(self._bar, description=", ".join(name.removeprefix("task:") for name in self._at_work))
-        self.recorder.on_event(event)
+                self._progress.update(self._bar, total=len(event.steps), visible=True)
+            elif isinstance(event, StepEnded) and event.report.outcome is not Outcome.WAITING:
+                self._progress.advance(self._bar)
+            self._progress.update(self._bar, description=", ".join(name.removeprefix("task:") for name in list(self.recorder.at_work)))
 
     def _write(self, report: StepReport) -> None:
         from rich.text import Text

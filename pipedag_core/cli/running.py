@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,10 +18,21 @@ from pipedag_core.cli.logs import is_detailed, steps_told_once
 from pipedag_core.cli.parameters import ConfigFile, Instance, Mode, PerUser, Reference, configuration, flow_and_settings
 from pipedag_core.cli.tracebacks import trimmed
 from pipedag_core.config.keys import parse_mode
+from pipedag_core.errors import PlanMismatch
 from pipedag_core.ports.events import Outcome, StepReport
 
 #: Exit code of a step that found another run at work: "temporary failure, try again" in the tradition of sysexits.
 WAITING = 75
+#: Exit code after Ctrl-C, as shells count it: 128 and the number of the signal.
+INTERRUPTED = 130
+
+
+class EngineName(StrEnum):
+    """Engines that need nothing but this package."""
+
+    SEQUENTIAL = "sequential"
+    THREADS = "threads"
+
 
 Stages = Annotated[list[str] | None, typer.Option("--stage", "-s", help="Run and commit this stage only; may be repeated.")]
 Tasks = Annotated[
@@ -27,6 +40,10 @@ Tasks = Annotated[
 ]
 FailFast = Annotated[
     bool | None, typer.Option("--fail-fast/--no-fail-fast", help="Start nothing more after the first failure.", show_default=False)
+]
+
+Engine = Annotated[
+    EngineName | None, typer.Option("--engine", help="Carry out steps one after another, or in threads.", show_default=False)
 ]
 
 
@@ -38,10 +55,11 @@ def run(
     mode: Mode = None,
     config: ConfigFile = None,
     fail_fast: FailFast = None,
+    engine: Engine = None,
     per_user: PerUser = False,
 ) -> None:
     """Run a flow, or stages or tasks of it."""
-    from pipedag_core.cli.progress import choose_progress, summary
+    from pipedag_core.cli.progress import choose_progress, say, summary
     from pipedag_core.runner import run_flow
 
     if stage and task:
@@ -54,19 +72,32 @@ def run(
     components = [flow.get_stage(name) for name in stage or ()] or (task or [])
     started = time.monotonic()
     raised: Exception | None = None
+    ended: KeyboardInterrupt | SystemExit | None = None
     display = choose_progress()
     with display, steps_told_once():
         try:
-            run_flow(flow, *components, config=context, fail_fast=fail_fast, cache_validation_mode=chosen, observers=[display])
+            run_flow(
+                flow,
+                *components,
+                config=context,
+                fail_fast=fail_fast,
+                cache_validation_mode=chosen,
+                orchestration_engine=None if engine is None else engine.value,
+                observers=[display],
+            )
         except Exception as error:  # noqa: BLE001 -- raised again below, unless a report holds it
             raised = error
+        except (KeyboardInterrupt, SystemExit) as error:
+            ended = error
+    if ended is not None:
+        _tell_end(ended, display.recorder.at_work)
     reports = display.recorder.reports
     if raised is not None and not any(report.error is raised for report in reports):
         raise raised
     for report in reports:
         if report.outcome is Outcome.FAILED:
             _show_failure(report)
-    typer.echo(summary(flow.name, context.instance_name, display.recorder.run_id, reports, time.monotonic() - started))
+    say(summary(flow.name, context.instance_name, display.recorder.run_id, reports, time.monotonic() - started))
     if any(not report.outcome.is_good for report in reports):
         raise typer.Exit(1)
 
@@ -82,20 +113,32 @@ def step(
 ) -> None:
     """Carry out one step of a plan; print its report as one line of JSON.
 
-    Ends with 0 when the step went well, 1 when it failed, 75 when another run writes the stage: call it again later.
+    Ends with 0 when the step went well, 1 when it failed (`finish`: when the run did), 75 when another run writes the stage: call it again
+    later.
     """
     from pipedag_core.plan.model import Plan
     from pipedag_core.runner import execute
 
-    wanted = Plan.from_json(plan.read_text(encoding="utf-8"))
+    try:
+        wanted = Plan.from_json(plan.read_text(encoding="utf-8"))
+    except (PlanMismatch, OSError, UnicodeDecodeError) as error:
+        cause = error.__cause__
+        where = f", line {cause.lineno} column {cause.colno}: {cause.msg}." if isinstance(cause, json.JSONDecodeError) else ""
+        raise PlanMismatch(f"{plan}{where or ':'} {error}", path=str(plan)) from error
     # What tasks print goes to standard error, so that whoever calls this can read the report.
     with redirect_stdout(sys.stderr), steps_told_once():
-        report = execute(wanted, step, run_id=run_id, config=configuration(config), cache_validation_mode=_mode(mode))
+        try:
+            report = execute(wanted, step, run_id=run_id, config=configuration(config), cache_validation_mode=_mode(mode))
+        except (KeyboardInterrupt, SystemExit) as error:
+            _tell_end(error, [step])
     if report.outcome is Outcome.FAILED:
         _show_failure(report)
     typer.echo(json.dumps(report.to_dict(), ensure_ascii=False))
     if not report.outcome.is_good:
         raise typer.Exit(WAITING if report.outcome is Outcome.WAITING else 1)
+    # The step itself went well; whoever watches exit codes wants to know about the run.
+    if report.outcome is Outcome.FINISHED and report.reason != "succeeded":
+        raise typer.Exit(1)
 
 
 def _mode(text: str | None) -> CacheValidationMode | None:
@@ -106,6 +149,17 @@ def _mode(text: str | None) -> CacheValidationMode | None:
     except ValueError:
         known = ", ".join(mode.value for mode in CacheValidationMode)
         raise typer.BadParameter(f"{text!r} is not one of {known}", param_hint="--mode") from None
+
+
+def _tell_end(error: KeyboardInterrupt | SystemExit, at_work: Sequence[str]) -> NoReturn:
+    """Say what a run, or a step, was at when Ctrl-C or `sys.exit` ended it, and end the command."""
+    names = ", ".join(step.removeprefix("task:") for step in at_work if step.startswith("task:"))
+    if isinstance(error, KeyboardInterrupt):
+        typer.echo(f"interrupted{f' in {names}' if names else ''}; what is finished is kept", err=True)
+        raise typer.Exit(INTERRUPTED) from error
+    typer.echo(trimmed(error, everything=is_detailed()), err=True)
+    typer.echo(f"sys.exit was called{f' while {names} was at work' if names else ''}; what is finished is kept.", err=True)
+    raise typer.Exit(1) from error
 
 
 def _show_failure(report: StepReport) -> None:

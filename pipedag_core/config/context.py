@@ -166,15 +166,26 @@ class PipedagConfig:
         """Return the settings of one instance, for one flow.
 
         Args:
-            instance: Its name; None for the one called `default`, which needs no section of its own.
+            instance: Its name; None for the one called `default`, which needs a section of its own only where others have one.
             flow: Name of the flow, for the sections under `flows`.
             per_user: Give each user an instance of their own: the instance's id becomes what `per_user_template` says.
 
         Raises:
-            ConfigError: The instance is named nowhere (unless `strict_instance_lookup` is off), a value is missing or wrong, or the address
-                of a store does not name the instance.
+            ConfigError: The instance is named nowhere, or left out though others than `default` are named (unless `strict_instance_lookup` is
+                off), a value is missing or wrong, or the address of a store does not name the instance.
         """
-        strict = self._raw.get("strict_instance_lookup", bool(self._raw))
+        strict = self._raw.get("strict_instance_lookup", True)
+        if strict and not self._raw and instance not in (None, DEFAULT_INSTANCE):
+            raise ConfigError(
+                f"There is no instance {instance!r}: there is no pipedag.yaml here or above, so the only instance is {DEFAULT_INSTANCE!r}. "
+                "Leave the instance out, or describe it in a pipedag.yaml.",
+                instance=instance,
+            )
+        if strict and instance is None and self.instances and DEFAULT_INSTANCE not in self.instances:
+            raise ConfigError(
+                f"Say which instance: {self.where} has {', '.join(self.instances)}, and none that is called {DEFAULT_INSTANCE!r}.",
+                instances=tuple(self.instances),
+            )
         if instance is not None and instance != DEFAULT_INSTANCE and strict and instance not in self.instances:
             near = get_close_matches(instance, self.instances, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(self.instances) or 'none'}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -139,6 +140,10 @@ class Section:
         return result
 
 
+_SIZE: Final = re.compile(r"\d+(\.\d+)?\s*(B|bytes|[KMGT](i?B)?|%)", re.IGNORECASE)
+_TYPE: Final = re.compile(r"[^\W\d]\w*\.[^\W\d]\w*")
+
+
 def _flag(value: Any) -> bool:
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if isinstance(value, bool):
@@ -160,6 +165,24 @@ def _number_from_zero(value: Any) -> int:
     if number < 0:
         raise ValueError(value)
     return number
+
+
+def _size(value: Any) -> str:
+    if not _SIZE.fullmatch(value.strip()):
+        raise ValueError(value)
+    return value
+
+
+def _template(value: Any) -> str:
+    if "{username}" not in value:
+        raise ValueError(value)
+    return value
+
+
+def _type(value: Any) -> str:
+    if not _TYPE.fullmatch(value):
+        raise ValueError(value)
+    return value
 
 
 def _duration(value: Any) -> float:
@@ -196,6 +219,10 @@ COUNT: Final = Scalar("a whole number from 1", (int,), _count)
 FROM_ZERO: Final = Scalar("a whole number from 0", (int,), _number_from_zero)
 DURATION: Final = Scalar("a duration (30s, 45m, 1h, 2d, or a number of seconds)", (str, int, float), _duration)
 LEASE: Final = Scalar("a duration above zero (30s, 1h, or a number of seconds)", (str, int, float), _positive_duration)
+#: As DuckDB reads it.
+SIZE: Final = Scalar("a size (512MB, 4GB, 2GiB)", (str,), _size)
+TEMPLATE: Final = Scalar("text with {username} in it", (str,), _template)
+TYPE: Final = Scalar("a type by its top package and class, such as pandas.DataFrame", (str,), _type)
 MODE: Final = Scalar(f"one of {', '.join(mode.value for mode in CacheValidationMode)}", (str,), parse_mode)
 DICT: Final = Named(Anything())
 
@@ -210,11 +237,11 @@ _BLOB_STORE: Final = Section({**_PART, "blob_store_connection": TEXT})
 INSTANCE: Final[Mapping[str, Kind]] = {
     "instance_id": WORD,
     "technical_setup": TEXT,
-    "auto_table": ListOf(TEXT),
-    "auto_blob": ListOf(TEXT),
+    "auto_table": ListOf(TYPE),
+    "auto_blob": ListOf(TYPE),
     "fail_fast": FLAG,
     "strict_result_get_locking": FLAG,
-    "per_user_template": TEXT,
+    "per_user_template": TEMPLATE,
     "attrs": DICT,
     "tags": Anything(),
     "stage_tags": Named(ListOf(TEXT)),

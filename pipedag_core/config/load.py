@@ -60,6 +60,10 @@ def find_file() -> Path | None:
     return None
 
 
+def _told(error: Exception, path: Path) -> str:
+    return str(error).replace('"<unicode string>"', path.name)
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """Return what a YAML file says; an empty file says nothing.
 
@@ -89,7 +93,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(text, _Loader)  # noqa: S506 -- a subclass of the safe loader
     except yaml.YAMLError as error:
-        raise ConfigError(f"The configuration {path} is not valid YAML: {error}", path=str(path)) from error
+        raise ConfigError(f"The configuration {path} is not valid YAML: {_told(error, path)}", path=str(path)) from error
     if raw is None:
         return {}
     if not isinstance(raw, dict):

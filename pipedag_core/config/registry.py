@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
 
-from pipedag_core.config.keys import COUNT, PATH, TEXT, Kind
+from pipedag_core.config.keys import COUNT, PATH, SIZE, Kind
 
 
 @final
@@ -28,7 +28,7 @@ class Entry:
 TABLE_STORES: Final[Mapping[str, Entry]] = {
     "parquet": Entry(
         "pipedag_core.stores.parquet:ParquetStore",
-        {"base_path": PATH, "memory_limit": TEXT, "temp_directory": PATH, "threads": COUNT},
+        {"base_path": PATH, "memory_limit": SIZE, "temp_directory": PATH, "threads": COUNT},
         ("base_path",),
     ),
     "sql": Entry("", None, ("url", "schema_prefix", "schema_suffix")),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -74,6 +77,8 @@ def settings(merged: Mapping[str, Any], name: str, instance: str, base_dir: Path
     values: dict[str, Any] = Section(INSTANCE).read({**plain, **parts}, "", reader)
     built = {key: _part(values[key], key, key, reader) for key in _DEFAULT_CLASS}
     observers = tuple(_part(item, "observers", f"observers[{i}]", reader) for i, item in enumerate(values.get("observers", ())))
+    hook_args = {**values.get("hook_args", {}), **values["table_store"].get("hook_args", {})}
+    _check_types(values.get("auto_table", ()), hook_args, values.get("table_hooks", {}), reader)
     refuse(reader.faults, where)
     for key in ("table_store", "blob_store"):
         entry = PARTS[key].get(built[key].kind)
@@ -83,7 +88,7 @@ def settings(merged: Mapping[str, Any], name: str, instance: str, base_dir: Path
         **built,
         **{key: Attrs(values.get(key, {})) for key in ("attrs", "table_hooks", "stage_tags", "visualization")},
         **{key: values[key] for key in _PLAIN if key in values},
-        "hook_args": Attrs({**values.get("hook_args", {}), **values["table_store"].get("hook_args", {})}),
+        "hook_args": Attrs(hook_args),
         "instance_id": instance_id,
         "observers": observers,
         "cache_validation": CacheValidation(**values.get("cache_validation", {})),
@@ -103,6 +108,24 @@ _PLAIN: Final = (
     "disable_kroki",
     "kroki_url",
 )
+
+
+def _check_types(auto_table: Sequence[str | None], hook_args: Mapping[str, Any], own: Mapping[str, Any], reader: Reader) -> None:
+    """Note names of types, and of libraries, for which there is no hook."""
+    if not auto_table and not hook_args:
+        return
+    registry = import_module("pipedag_core.hooks.registry")
+    types = [*registry.BUILT_IN, *own, *(entry.name for entry in entry_points(group=registry.ENTRY_POINTS))]
+    libraries = [name.partition(".")[0] for name in types]
+    for i, name in enumerate(auto_table):
+        near = get_close_matches(str(name), types, n=1, cutoff=0.9)
+        # A type of another library may descend from one with a hook, which is known only when an object of it is met.
+        if name is not None and name not in types and (near or name.partition(".")[0] in libraries):
+            near = near or get_close_matches(name, types, n=1, cutoff=0.0)
+            reader.faults.append(f"auto_table[{i}] is {name!r}, for which there is no hook. Did you mean {near[0]!r}?")
+    for name in hook_args:
+        if name not in types and name not in libraries:
+            reader.unknown("hook_args", name, dict.fromkeys([*libraries, *types], ""))
 
 
 def _mentions(value: Any, text: str) -> bool:

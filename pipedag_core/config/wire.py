@@ -96,10 +96,12 @@ def catalog_path(config: ConfigContext) -> Path:
     return _path(str(reveal(config.table_store.args["base_path"])), config) / CATALOG_FILE
 
 
-def open_catalog(config: ConfigContext) -> Catalog:
-    """Open the catalog, making it and its folder if there is none."""
+def open_catalog(config: ConfigContext, *, read_only: bool = False) -> Catalog:
+    """Open the catalog, making it and its folder if there is none; with `read_only` nothing is made, and nothing can be written."""
     _target(config.table_store, "table_store")
     path = catalog_path(config)
+    if read_only:
+        return import_module("pipedag_core.catalogs.sqlite").SqliteCatalog(path, read_only=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

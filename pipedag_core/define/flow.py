@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextvars import Token
 from enum import Enum
 from html import escape
@@ -115,10 +116,66 @@ class Flow(Container):
 
     # --- verbs of higher floors
 
-    def run(self, *components: Any, **options: Any) -> Any:
-        """Run this flow, or the named stages or tasks of it; see `pipedag_core.runner.run_flow`."""
+    def run(
+        self,
+        *components: Any,
+        config: Any = None,
+        instance: str | None = None,
+        per_user: bool = False,
+        orchestration_engine: Any = None,
+        fail_fast: bool | None = None,
+        cache_validation_mode: Any = None,
+        disable_cache_function: bool | None = None,
+        ignore_task_version: bool | None = None,
+        ignore_position_hashes: bool = False,
+        inputs: Mapping[Any, Any] | None = None,
+        observers: Sequence[Any] = (),
+        **engine_options: Any,
+    ) -> Any:
+        """Run this flow, or stages or tasks of it.
+
+        Args:
+            components: Stages (they run and are committed), or tasks (they always run, into a scratch generation, and nothing is committed); as
+                objects or by name. None: the whole flow.
+            config: A `PipedagConfig`, or one of its instances (`ConfigContext`); by default the `pipedag.yaml` that is found, else the default
+                store in `.pipedag/`.
+            instance: Name of the instance; by default `default`.
+            per_user: Use an instance of your own; see `PipedagConfig.get`.
+            orchestration_engine: What carries out the steps: an engine, or its name as in the configuration ("sequential", "threads"). By default
+                what the configuration says, else threads.
+            fail_fast: Start nothing more after the first failure, and raise it. By default as configured (no).
+            cache_validation_mode: How strictly stored results are trusted: a `CacheValidationMode`, or its name.
+            disable_cache_function: Do not call cache functions; their tasks count as never seen, unless the mode ignores fresh input.
+            ignore_task_version: Run all tasks with a version string.
+            ignore_position_hashes: Take results of tasks outside of the selection even if they were wired differently.
+            inputs: Not supported yet.
+            observers: Are told what happens; see `RunObserver`.
+            engine_options: Options of the engine, such as `max_workers`, as under `orchestration: args:` of the configuration.
+
+        Returns:
+            The `Result`. With `fail_fast=False` a failure is in it and is not raised.
+
+        Raises:
+            ConfigError, FlowError: What was asked for is not there.
+            Exception: With `fail_fast`, whatever the first failing task raised.
+        """
         self.require_declared()
-        return doors.run_flow(self, *components, **options)
+        return doors.run_flow(
+            self,
+            *components,
+            config=config,
+            instance=instance,
+            per_user=per_user,
+            orchestration_engine=orchestration_engine,
+            fail_fast=fail_fast,
+            cache_validation_mode=cache_validation_mode,
+            disable_cache_function=disable_cache_function,
+            ignore_task_version=ignore_task_version,
+            ignore_position_hashes=ignore_position_hashes,
+            inputs=inputs,
+            observers=observers,
+            **engine_options,
+        )
 
     def plan(self, instance: str | None = None, source: str | None = None) -> Any:
         """Return the plan of this flow; see `pipedag_core.plan.compile.compile_flow`."""

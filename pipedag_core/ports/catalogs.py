@@ -340,6 +340,10 @@ class Catalog(Protocol):
         """
         ...
 
+    def log_task(self, run_id: str, stage: str, result: TaskResult) -> None:
+        """Note in the run's log what became of a task that gave no result: its outcome (failed, skipped) and why."""
+        ...
+
     def forget_objects(self, ids: Sequence[str]) -> None:
         """Strike objects whose data was found to be gone, so that no result that needs them is found again."""
         ...
@@ -371,7 +375,7 @@ class Catalog(Protocol):
         ...
 
     def task_log(self, run_id: str) -> Sequence[tuple[str, TaskResult]]:
-        """Return (stage, result without output) of every task that the run has recorded, in order; kept when generations go."""
+        """Return (stage, result without output) of every task that the run has recorded or logged, in order; kept when generations go."""
         ...
 
     def generations(self) -> Sequence[GenerationRow]:

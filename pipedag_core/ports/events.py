@@ -108,7 +108,14 @@ class StepEnded:
 @final
 @dataclass(frozen=True, slots=True)
 class PointReached:
-    """A named point around recording and committing was passed; for tests of what happens when a process dies there."""
+    """A named point was passed; for tests of what happens when a process dies there.
+
+    Attributes:
+        run_id: The run; "" where clean-up is called on its own.
+        point: `after_open`; `after_write` of each table, blob or script; `before_record`, when all is written, and `after_record`;
+            `before_commit`, `after_commit`; `before_finish`, `after_finish`; `before_clean_up`, `before_deletion`, when rows are gone and data
+            is not, `after_clean_up`; `before_show`, `after_show`.
+    """
 
     run_id: str
     point: str

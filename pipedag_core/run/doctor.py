@@ -100,7 +100,12 @@ def examine(session: Session, lives: Lives, *, grace_s: float = GRACE_S) -> Diag
     tables, blobs = session.tables.deposits(), session.blobs.deposits()
     running = session.catalog.unfinished()
     dead = {row.info.run_id: why for row in running if (why := _why_dead(row, lives, now)) is not None}
-    at_work = {row.info.run_id for row in running} - dead.keys()
+    if dead:
+        # A process that came to its end in between is gone too, but has ended its run.
+        still = {row.info.run_id for row in session.catalog.unfinished()}
+        dead = {run_id: why for run_id, why in dead.items() if run_id in still}
+    # Of a run on another machine whose time is over, nobody knows whether it may still record.
+    at_work = {row.info.run_id for row in running if row.info.run_id not in dead or lives(row.info.owner) is None}
     generations = session.catalog.generations()
     busy = {(row.stage, row.number) for row in generations if row.run_id in at_work and row.state in ("open", "scratch")}
     objects = session.catalog.objects()
@@ -124,11 +129,10 @@ def examine(session: Session, lives: Lives, *, grace_s: float = GRACE_S) -> Diag
             Trouble.LEFT_OPEN,
             f"{row.stage} g{row.number}",
             f"run {row.run_id} has left it open",
-            "it counts as failed; what its tasks gave is found by the next run" if row.run_id in dead else "run the stage again",
-            row.run_id in dead,
+            "it counts as failed; what its tasks gave is found by the next run",
         )
         for row in generations
-        if row.state == "open" and row.run_id not in at_work
+        if row.state == "open" and row.run_id in dead
     ]
     missing, strike = _missing(session, [row.stored for row in objects], {row.stored.id for row in objects if row.struck})
     findings += missing

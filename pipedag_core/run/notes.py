@@ -19,3 +19,8 @@ def message_of(error: BaseException) -> str:
     except Exception as failure:  # noqa: BLE001 -- a text that cannot be made must not hide the exception
         text = f"(it has no text: its __str__ raised {type(failure).__name__})"
     return f"{type(error).__name__}: {text}"
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return whether an exception is Ctrl-C in another shape: DuckDB turns it into a RuntimeError when it comes during a query in the main thread."""
+    return type(error) is RuntimeError and str(error).startswith("Query interrupted")

@@ -96,9 +96,11 @@ def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Po
     if hash_content and table.content_hash is not None and slot.key is None:
         # Only now is it known what the rows are; if they are stored already, the new copy is not needed.
         known = place.session.catalog.find_objects(place.run.id, place.stage, (table.identity,))
-        if table.identity in known and not missing(place.session, [known[table.identity]]):
+        same = known.get(table.identity)
+        # Equal rows in another order are the same to consumers, but whoever looks at the table sees its order.
+        if isinstance(same, StoredTable) and same.content_hash == table.content_hash and not missing(place.session, [same]):
             place.session.tables.drop([table.location])
-            slot.stored = known[table.identity]
+            slot.stored = same
             return []
     slot.stored = table
     return [NewObject(table, key, base_key)]
@@ -121,8 +123,10 @@ def _stored(place: Place, slot: Slot, written: Written, target: Target, policy: 
     elif policy.kind == "lazy" and slot.key is not None and not policy.forced:
         identity = slot.key
     else:
+        # A version stands for the code, not for what the code reads from outside: made again, its rows may be others.
+        deterministic = policy.kind == "auto" and not policy.hash_always
         base = policy.fingerprint.full if policy.fingerprint is not None else ""
-        identity = fingerprint.result_identity(base, slot.path, slot.options, fingerprint.nonce() if policy.hash_always or not base else "")
+        identity = fingerprint.result_identity(base, slot.path, slot.options, "" if deterministic else fingerprint.nonce())
     query = slot.prepared.readable if slot.prepared is not None else None
     return StoredTable(
         id=os.urandom(10).hex(),

@@ -13,7 +13,7 @@ from pipedag_core.define.lazydict import as_wired
 from pipedag_core.define.refs import Reference
 from pipedag_core.define.task import Task
 from pipedag_core.define.walk import iter_leaves
-from pipedag_core.errors import UnsupportedByStore
+from pipedag_core.errors import ConfigError, FlowError, UnsupportedByStore
 from pipedag_core.plan.model import Plan
 from pipedag_core.ports.data import Form, StoredBlob, StoredTable
 from pipedag_core.ports.events import Outcome, StepReport
@@ -73,6 +73,8 @@ class Result:
             as_type: The type in which tables are wanted; by default the task's own `input_type` if it is a frame, else `pyarrow.Table`.
 
         Raises:
+            FlowError: It is no reference to a task's output.
+            ConfigError: Tables cannot be had as `as_type`.
             RunError: The task has no result in this run, or its generation has been cleaned up since.
         """
         with self.open_session() as session:
@@ -99,6 +101,11 @@ def fetch(session: Session, run: Run, plan: Plan, reference: Any, as_type: Any, 
     """Load what a user's reference, or a nest of them, stands for in the eyes of a run."""
     wired = as_wired(reference)
     tasks = tasks_of(wired)
+    if not tasks:
+        raise FlowError(
+            f"{reference!r} ({type(reference).__name__}) is not the output of a task. Pass the reference that the call of the task returned while the "
+            "flow was declared, an item of it, or a nest of such references."
+        )
     values = upstream_values(session, run, plan, tasks, who)
     return load_value(session, evaluate(wired, values.__getitem__), as_type, tasks[0] if tasks else None)
 
@@ -136,7 +143,12 @@ def load_value(session: Session, value: Any, as_type: Any, task: Task | None) ->
 
 def _choose(session: Session, as_type: Any, task: Task | None) -> tuple[TableHook, Any]:
     if as_type is not None:
-        hook = session.hooks.for_type(as_type)
+        try:
+            hook = session.hooks.for_type(as_type)
+        except ConfigError as error:
+            # The registry speaks of input_type, which is another place in the user's code.
+            told = str(error).replace("Inputs cannot be loaded", "Tables cannot be had").replace("input_type", "as_type")
+            raise ConfigError(told, **error.__dict__) from error
         if hook.by_reference:
             raise UnsupportedByStore(
                 f"Tables can be had as {as_type!r} only inside a task. Ask for a frame, such as as_type=pl.DataFrame, or query the store's explore file."

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipedag_core.define.flow import Flow
-from pipedag_core.errors import RunError
+from pipedag_core.errors import PipedagError, RunError
 from pipedag_core.plan.model import Plan, Step, StepKind
-from pipedag_core.ports.catalogs import GenerationKey, Held, Opened
+from pipedag_core.ports.catalogs import GenerationKey, Held, Opened, TaskResult
 from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
 from pipedag_core.run.lookup import find_task, plan_lookup
-from pipedag_core.run.notes import message_of
+from pipedag_core.run.notes import is_interruption, message_of
 from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import refresh_names
@@ -53,13 +53,37 @@ def execute_step(session: Session, run: Run, flow: Flow, plan: Plan, step: Step,
                 report = _finish(session, run, plan, step, state)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # noqa: BLE001 -- the report carries it, and the caller decides whether to raise it; panics of Rust are no Exception
+    except BaseException as error:
+        if is_interruption(error):
+            raise KeyboardInterrupt from error
         report = StepReport(step.id, Outcome.FAILED, type(error).__name__, step.stage, step.task, message=message_of(error), error=error)
     if not report.seconds:
         report = replace(report, seconds=time.monotonic() - started)
     _log(run, plan, report)
+    if report.outcome is Outcome.FAILED:
+        _remember(session, run, report)
     session.tell(StepEnded(run.id, report))
     return report
+
+
+def skip_step(session: Session, run: Run, step: Step, because: Step) -> StepReport:
+    """Report a step that cannot run, because of another one."""
+    report = StepReport(step.id, Outcome.SKIPPED, f"{because.id} failed", step.stage, step.task)
+    _remember(session, run, report)
+    session.tell(StepEnded(run.id, report))
+    return report
+
+
+def _remember(session: Session, run: Run, report: StepReport) -> None:
+    """Note in the catalog what became of a task that gave no result; a catalog that cannot take it must not hide why."""
+    if report.stage is None or report.task is None:
+        return
+    reason = (report.message or report.reason).partition("\n")[0]
+    result = TaskResult(report.task, "", "", "", {}, "", {}, report.outcome.value, reason, None, report.seconds)
+    try:
+        session.catalog.log_task(run.id, report.stage, result)
+    except PipedagError as error:
+        log.warning("The outcome of task %s.%s could not be noted: %s", report.stage, report.task, error)
 
 
 def _log(run: Run, plan: Plan, report: StepReport) -> None:
@@ -137,9 +161,24 @@ def _open(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
 
 def _waiting(step: Step, held: Held) -> StepReport:
     owner = held.owner
-    who = owner.note or "a run"
-    reason = f"stage {held.stage} is being written by {who} (run {held.run_id}, process {owner.pid} on {owner.host})"
+    who = f"stage {held.stage} is being written by {owner.note or 'a run'}"
+    if owner.pid:
+        reason = (
+            f"{who} (run {held.run_id}, process {owner.pid} on {owner.host}) until that has ended; "
+            f"without a sign of life its lease holds for at most {_span(held.expires_in_s)}"
+        )
+    else:
+        reason = (
+            f"{who} (run {held.run_id}, steps in many processes, begun on {owner.host}), whose lease holds for at most {_span(held.expires_in_s)} "
+            f"unless it goes on; if it is over, `pipedag step PLAN.json finish --run-id {held.run_id}` frees the stage"
+        )
     return StepReport(step.id, Outcome.WAITING, reason, step.stage, step.task)
+
+
+def _span(seconds: float) -> str:
+    minutes = max(int(seconds) // 60, 0)
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours else f"{minutes} min" if minutes else f"{max(int(seconds), 0)} s"
 
 
 # --- task ---------------------------------------------------------------------------------------------------------------------------
@@ -216,7 +255,8 @@ def _finish(session: Session, run: Run, plan: Plan, step: Step, state: str | Non
 
 def _state(session: Session, run: Run, plan: Plan) -> str:
     """Say how a run ended, from the catalog alone: all tasks of the plan recorded, and nothing left open."""
-    recorded = {(stage, result.task) for stage, result in session.catalog.task_log(run.id)}
+    log_of_run = session.catalog.task_log(run.id)
+    recorded = {(stage, result.task) for stage, result in log_of_run if result.outcome in (Outcome.RAN.value, Outcome.CACHED.value)}
     wanted = {(step.stage, step.task) for step in plan.steps if step.kind is StepKind.TASK}
     left_open = any(row.run_id == run.id and row.state == "open" for row in session.catalog.generations())
     return "succeeded" if wanted <= recorded and not left_open else "failed"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, cast, final
 
 from pipedag_core.cache import codec, fingerprint
 from pipedag_core.cache.fingerprint import Fingerprint
@@ -16,7 +16,7 @@ from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.define.context import TaskContext, executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
-from pipedag_core.errors import FreshInput, StoredDataMissing, TracingRefused, UnsupportedValue
+from pipedag_core.errors import FreshInput, MaterializationError, StoredDataMissing, TracingRefused, UnsupportedValue
 from pipedag_core.plan.model import Plan, PlanTask
 from pipedag_core.ports.catalogs import FoundResult, GenerationKey, TaskResult
 from pipedag_core.ports.data import StoredBlob, StoredTable
@@ -270,7 +270,9 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
                 _refuse_fresh_input(job, lazy=True)
             output = outputs.write(place, marked, slots, job.generation.number, policy)
             # Rows that are known only when they are written may turn out to be stored already.
-            if not left or not (output.new or forced or any(slot.is_script for slot in left)):
+            if not slots:
+                outcome, reason = Outcome.RAN, "returns no table, always runs"
+            elif not left or not (output.new or forced or any(slot.is_script for slot in left)):
                 outcome, reason = Outcome.CACHED, "cache valid"
             else:
                 try:
@@ -349,7 +351,23 @@ def _outcome(job: Job, access: StoreSession) -> tuple[Place, Any, list[Slot]]:
     """Load the arguments and call the function. The arguments are let go of before anything is written."""
     loaded = load(job.session, access, job.task, job.inputs)
     place = _place(job, access, loaded)
-    return (place, *collect(place, _call(job, loaded)))
+    value = _call(job, loaded)
+    _check_count(job, value)
+    return (place, *collect(place, value))
+
+
+def _check_count(job: Job, value: Any) -> None:
+    """A task that is declared to return n things returns n things."""
+    wanted = job.task.options.nout
+    if wanted is None or (isinstance(value, (tuple, list)) and len(cast("Sequence[Any]", value)) == wanted):
+        return
+    count = f"{len(cast('Sequence[Any]', value))} items" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
+    raise MaterializationError(
+        f"{job.who} is declared with nout={wanted}, but returned {count}. Change nout, or what the task returns.",
+        flow=job.plan.flow,
+        stage=job.planned.stage,
+        task=job.planned.task,
+    )
 
 
 class _context:  # noqa: N801 -- a context manager reads as a verb

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -13,6 +16,11 @@ from pipedag_core.errors import MaterializationError, PipedagError, QueryFailed,
 from pipedag_core.hashing import digest
 from pipedag_core.naming import quote_identifier, quote_literal
 from pipedag_core.stores.layout import place
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which closing waits for queries that were told to end.
+_PATIENCE_S: Final = 3.0
 
 #: Rows per row group of the files that are written: DuckDB's own unit, so that reading spreads over threads.
 ROW_GROUP: Final = 122_880
@@ -66,13 +74,22 @@ class Engine:
             self._settings["threads"] = threads
         self._lock = threading.Lock()
         self._database: Any = None
+        self._in_use: list[Any] = []
 
     def cursor(self) -> Any:
         """Return a new connection to the shared database."""
         with self._lock:
             if self._database is None:
-                self._database = self.database()
-            return self._database.cursor()
+                self._database = self._connect()
+            connection = self._database.cursor()
+            self._in_use.append(connection)
+            return connection
+
+    def release(self, connection: Any) -> None:
+        """Close a connection that `cursor` or `database` gave out."""
+        with self._lock:
+            self._in_use = [item for item in self._in_use if item is not connection]
+        connection.close()
 
     def database(self) -> Any:
         """Return a connection to a new, empty database of its own.
@@ -80,6 +97,12 @@ class Engine:
         Raises:
             StoreError: DuckDB refuses the settings.
         """
+        connection = self._connect()
+        with self._lock:
+            self._in_use.append(connection)
+        return connection
+
+    def _connect(self) -> Any:
         try:
             connection: Any = duckdb.connect(":memory:", config=dict(self._settings))
             # Without it, the same query has other results on a machine with another clock.
@@ -91,11 +114,27 @@ class Engine:
         return connection
 
     def close(self) -> None:
-        """Give the database back; connections that are still in use keep it until they are closed."""
+        """Give the database back.
+
+        A run that was interrupted may have left threads behind: their queries are ended first, since a database that is closed under a query, or
+        a program that ends during one, takes the whole process down.
+        """
         with self._lock:
-            if self._database is not None:
-                self._database.close()
-                self._database = None
+            left, database, self._database = self._in_use, self._database, None
+        for connection in left:
+            # One that its user has closed is not at work.
+            with suppress(duckdb.ConnectionException):
+                connection.interrupt()
+        deadline = time.monotonic() + _PATIENCE_S
+        while database is not None:
+            try:
+                database.close()
+                database = None
+            except duckdb.Error:
+                if time.monotonic() > deadline:
+                    log.warning("DuckDB was left open, since a query does not end")
+                    return
+                time.sleep(0.02)
 
 
 def columns_of(connection: Any, query: str, where: str) -> list[tuple[str, Any]]:
@@ -164,7 +203,7 @@ def copy_query(connection: Any, query: str, path: Path, casts: Sequence[tuple[st
 
 
 def content_hash(connection: Any, path: Path, schema_digest: str) -> str:
-    """Return a hash of the rows of a Parquet file in which their order does not count, but how often each occurs does.
+    """Return a hash of the rows of a Parquet file in which their order does not count, but how often each occurs does; and behind `#` one of their order.
 
     Each row is hashed twice, over its columns forwards and backwards; the hashes are mixed once more, so that rows which swap
     single values do not cancel out, and summed without overflow.
@@ -177,11 +216,12 @@ def content_hash(connection: Any, path: Path, schema_digest: str) -> str:
     relation = connection.sql(f"FROM {place(path)}")
     terms = [term for name, kind in zip(relation.columns, relation.types, strict=True) for term in _hash_terms(name, kind)]
     forwards, backwards = ", ".join(terms), ", ".join(reversed(terms))
-    row = connection.execute(
-        f"SELECT count(*), sum(hash(a)), sum(hash(b)) FROM (SELECT hash({forwards}) AS a, hash('pipedag', {backwards}) AS b FROM {place(path)})"
-    ).fetchone()
+    [row] = connection.execute(
+        f"SELECT count(*), sum(hash(a)), sum(hash(b)), sum(hash(a, n)) FROM (SELECT hash({forwards}) AS a, hash('pipedag', {backwards}) AS b, "
+        f"row_number() OVER () AS n FROM {place(path)})"
+    ).fetchall()
     # DuckDB may change its hash function with any release.
-    return f"duckdb2:{duckdb.__version__}:{digest(schema_digest, *(str(part) for part in row))}"
+    return f"duckdb3:{duckdb.__version__}:{digest(schema_digest, *(str(part) for part in row[:3]))}#{digest(str(row[3]))}"
 
 
 def _hash_terms(name: str, kind: Any) -> list[str]:

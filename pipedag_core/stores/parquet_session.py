@@ -128,7 +128,8 @@ class ParquetSession:
         from pipedag_core.stores import script
 
         where = f"Raw SQL of task {target.task!r} in stage {stage!r}"
-        connection = self._engine().database()
+        engine = self._engine()
+        connection = engine.database()
         done: dict[str, tuple[Target, Written]] = {}
         try:
             places = [(table, place(self._existing(table))) for table in inputs]
@@ -142,7 +143,7 @@ class ParquetSession:
                 self._layout.remove(written.location)
             raise
         finally:
-            connection.close()
+            engine.release(connection)
         return done
 
     def hash_rows(self, data: TableData) -> str | None:
@@ -160,7 +161,7 @@ class ParquetSession:
             file.close()
         self._open.clear()
         if self._cursor is not None:
-            self._cursor.close()
+            self._engine().release(self._cursor)
             self._cursor = None
 
     def _write_rows(self, data: BatchData | FileData, target: Target, location: str, where: str) -> Written:

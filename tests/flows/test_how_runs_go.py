@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 import traceback
+from pathlib import Path
 
 import polars as pl
 import pytest
 import sqlalchemy as sa
 
+import pipedag_core
 from pipedag_core import ConfigContext, Flow, SequentialEngine, Stage, StageLockContext, ThreadEngine, materialize
 from pipedag_core.config.settings import Attrs
+from pipedag_core.config.wire import open_session
 from pipedag_core.errors import FlowError, PipedagError, RunError
 from pipedag_core.ports.catalogs import Retention
 from pipedag_core.ports.events import Outcome, StepEnded
@@ -316,3 +325,49 @@ def test_a_task_can_read_its_configuration(config):
         out = share()
     result = flow.run(config=config.evolve(attrs=Attrs({"share": 0.5})))
     assert result.get(out) == 0.5
+
+
+def test_the_catalog_remembers_what_failed_and_what_was_skipped(config):
+    with Flow("f") as flow, Stage("s"):
+        after(bad(good()))
+    result = flow.run(config=config)
+    with open_session(config) as session:
+        log = {result.task: (result.outcome, result.reason) for _, result in session.catalog.task_log(result.run_id)}
+    assert log["bad"] == ("failed", "ZeroDivisionError: the user's own error")
+    assert log["after"] == ("skipped", "task:s.bad failed")
+    assert log["good"][0] == "ran"
+
+
+@pytest.mark.parametrize("engine", ["SequentialEngine", "ThreadEngine"])
+def test_ctrl_c_ends_a_running_query_and_the_run(engine, tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import signal
+            import sqlalchemy as sa
+            from pipedag_core import Flow, Stage, {engine}, materialize
+
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+            @materialize(lazy=True, input_type=sa.Table)
+            def endless():
+                print("building", flush=True)
+                return sa.text("SELECT count(*) AS n FROM range(900000) a, range(900000) b WHERE a.range * b.range % 7 = 3")
+
+            with Flow("slow") as flow, Stage("s"):
+                endless()
+            flow.run(orchestration_engine={engine}())
+            """
+        )
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(pipedag_core.__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, str(script)], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "building\n"
+    time.sleep(1.0)  # into the query: nothing tells from outside that it has begun
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert "KeyboardInterrupt" in err
+    assert process.returncode in (1, 130, -signal.SIGINT)

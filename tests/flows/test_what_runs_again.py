@@ -375,3 +375,44 @@ def test_a_reference_returned_as_it_came_points_to_the_same_table(config, store_
     run(config, lambda: passed(source()))
     assert tables_of(config)["s"]["again"]["x"].to_list() == [1, 2, 3]
     assert len(list(store_folder.glob("s/**/*.parquet"))) == 1
+
+
+def test_equal_rows_in_another_order_are_shown_in_their_new_order(config, tables_of):
+    def ordered(descending):
+        @materialize(input_type=pl.LazyFrame)
+        def rows(table):
+            return table.sort("x", descending=descending)
+
+        return rows(source())
+
+    run(config, partial(ordered, False))
+    assert tables_of(config)["s"]["rows"]["x"].to_list() == [1, 2, 3]
+    run(config, partial(ordered, True))
+    assert tables_of(config)["s"]["rows"]["x"].to_list() == [3, 2, 1]
+
+
+def test_a_versioned_result_of_unknown_content_that_is_made_again_reaches_its_consumers(config, store_folder, tables_of):
+    outside = [1]
+
+    def wired():
+        @materialize(version="1.0")
+        def reads_outside():
+            return pl.LazyFrame({"x": outside})
+
+        consumer(reads_outside())
+
+    run(config, wired)
+    outside[0] = 2
+    for file in store_folder.glob("s/g*/reads_outside*.parquet"):
+        file.unlink()
+    again = run(config, wired)
+    assert outcomes(again) == {"reads_outside": "ran", "consumer": "ran"}
+    assert tables_of(config)["s"]["consumer"]["x"].to_list() == [2]
+
+
+def test_a_task_returns_as_many_things_as_it_declares(config):
+    @materialize(version="1.0", nout=3)
+    def pair():
+        return 1, 2
+
+    assert "nout=3" in str(run(config, pair).exception)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 from pipedag_core.ports.events import PointReached, RunFinished
 from tests.flows.crash import pipeline
+from tests.flows.crash.processes import fork_context
 
 #: What Python tells about files before it touches them; opening is told for each file that is read, too.
 _FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
@@ -73,9 +73,7 @@ class Life:
     """
 
     def __init__(self, folder, marker, *, points=None, files=None, threads=False):
-        # A server that has imported everything forks the processes, so that a life costs a run and not an interpreter's start.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.flows.crash.warm"])
+        context = fork_context()
         self._here, there = context.Pipe()
         self._process = context.Process(target=_live, args=(there, folder, marker, points, files, threads))
         self._process.start()

@@ -47,16 +47,17 @@ def function_of(task: Task, world_file: Path, called: Callable[[Task], None]) ->
         called: Told of every call.
     """
 
-    def body(tables: list[Any], values: list[Any], argument: int) -> Any:
+    def body(tables: list[Any], values: list[Any], argument: Any) -> Any:
         called(task)
         if task.failing is not Failing.NO:
             raise TaskFailed(task.name)
+        tables = [table for nest in tables for table in (nest.values() if isinstance(nest, Mapping) else [nest])]
         numbers = [value["number"] if isinstance(value, dict) else value for value in values]
         if task.kind.engine == "pass":
             return Table(tables[0], name=task.table_name)
         if task.kind.engine in ("select", "text", "script"):
-            return _sql(task, tables, [argument, *numbers], world_file)
-        extra = argument + sum(numbers) + (task.world if task.cached else 0)
+            return _sql(task, tables, [int(argument), *numbers], world_file)
+        extra = int(argument) + sum(numbers) + (task.world if task.cached else 0)
         return _frames(task, tables, extra)
 
     return body

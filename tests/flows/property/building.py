@@ -52,4 +52,4 @@ def _wire(model: Model, task: Task, made: dict[int, Any], folder: Path, called: 
         key = model.item_key(source)
         reference = made[source.task] if key is None else made[source.task][key]
         (tables if model.task(source.task).kind.gives_table else values).append(reference)
-    return declared(tables, values, task.argument)
+    return declared(tables, values, task.given)

@@ -49,7 +49,7 @@ def compute(task: Task, tables: Sequence[Frame], values: Sequence[int], world: i
     if task.kind.engine == "pass":
         return (tables[0],)
     rows = tables[0].rows if tables else tuple((task.constant + number, task.letter) for number in range(task.rows))
-    extra = task.argument + world + sum(values) + sum(x for table in tables[1:] for x, _ in table.rows)
+    extra = task.amount + world + sum(values) + sum(x for table in tables[1:] for x, _ in table.rows)
 
     def frame(constant: int, column: str, key: bool) -> Frame:
         made = [((x * 3 + constant + extra + (10 if text == task.letter else 0)) % 1000, task.letter) for x, text in rows]
@@ -88,7 +88,7 @@ def evaluate(model: Model) -> Mapping[str, Mapping[str, Content]]:
         for source in task.inputs:
             output = outputs[source.task]
             if isinstance(output, tuple):
-                tables.append(output[source.item % len(output)])
+                tables += [output[item] for item in model.taken(source)]
             else:
                 values.append(number_of(output))
         output = outputs[task.uid] = compute(task, tables, values, seen_world(task))

@@ -70,6 +70,8 @@ COMMON = (
     "rename_task",
     "rename_table",
     "toggle_key",
+    "fail",
+    "mend",
     "go_back",
     "nothing",
 )
@@ -93,7 +95,7 @@ def apply(kind: str, model: Model, drawn: Drawn) -> Model:
 
 def sources(model: Model, drawn: Drawn, count: int) -> tuple[Source, ...]:
     """Choose inputs among the tasks, the later ones first."""
-    found = [Source(task.uid, item) for task in reversed(model.tasks) for item in range(task.kind.item_count)]
+    found = [Source(task.uid, item) for task in reversed(model.tasks) for item in task.kind.choices]
     return tuple(_pick(found, drawn.at + number * (1 + drawn.value)) for number in range(count)) if found else ()
 
 
@@ -254,7 +256,7 @@ def toggle_fresh_allowed(model: Model, drawn: Drawn) -> Model:
 def rewire(model: Model, drawn: Drawn) -> Model:
     task = drawn.one([task for task in model.tasks if task.inputs])
     earlier = model.tasks[: model.tasks.index(task)]
-    taken = drawn.become([Source(other.uid, item) for other in earlier for item in range(other.kind.item_count)])
+    taken = drawn.become([Source(other.uid, item) for other in earlier for item in other.kind.choices])
     number = drawn.at % len(task.inputs)
     return model.with_task(task.uid, inputs=(*task.inputs[:number], taken, *task.inputs[number + 1 :]))
 
@@ -263,7 +265,7 @@ def rewire(model: Model, drawn: Drawn) -> Model:
 def add_input(model: Model, drawn: Drawn) -> Model:
     task = drawn.one([task for task in model.tasks if len(task.inputs) < 3])
     earlier = model.tasks[: model.tasks.index(task)]
-    taken = drawn.become([Source(other.uid, item) for other in earlier for item in range(other.kind.item_count)])
+    taken = drawn.become([Source(other.uid, item) for other in earlier for item in other.kind.choices])
     return model.with_task(task.uid, inputs=(*task.inputs, taken))
 
 

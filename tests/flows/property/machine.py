@@ -15,7 +15,7 @@ from tests.flows.property.edits import COMMON, EDITS, Drawn, apply, mended
 from tests.flows.property.instance import POINTS, Instance
 from tests.flows.property.memory import Memory, Retention
 from tests.flows.property.model import Failing, Model, told
-from tests.flows.property.simulation import Options, Simulation
+from tests.flows.property.simulation import Options, Simulation, fits
 
 RETENTIONS = (Retention(), Retention(2, 1, young=False), Retention(1, 0, young=False))
 
@@ -33,6 +33,7 @@ WAYS = (
     "stage, any position",
     "task",
     "task",
+    "ignore_fresh_input",
     "ignore_fresh_input",
     "force_fresh_input",
     "force_cache_invalid",
@@ -125,13 +126,37 @@ class EditedFlow(RuleBasedStateMachine):
             self.memory.clean_up()
             return
         self.is_sound = False
-        for options in _options(self.model, way, when):
+        for options in self._options(way, when):
             self._run_once(options)
         self.is_sound = True
 
+    def _options(self, way: str, when: int) -> Sequence[Options]:
+        """Return how the model is run: once, twice, or not at all where it has nothing to choose."""
+        model = self.model
+        match way:
+            case "normal":
+                return [Options()]
+            case "twice":
+                return [Options(), Options()]
+            case "killed":
+                return [Options(point=(POINTS[when % len(POINTS)], when // len(POINTS)))]
+            case "ignore version":
+                return [Options(ignore_version=True)]
+            case "stage" | "stage, any position" | "task" if not all(fits(self.memory, model, task) for task in model.tasks):
+                return [Options()]
+            case "task":
+                return [Options(mode="force_cache_invalid", tasks=(model.tasks[when % len(model.tasks)].uid,))] if model.tasks else []
+            case "stage" | "stage, any position":
+                any_position = way != "stage"
+                stages = model.stages
+                return [Options(stages=(stages[when % len(stages)].name,), any_position=any_position)] if stages else []
+            case _:
+                mode, _, more = way.partition(", ")
+                return [Options(mode=mode, no_cache_function=bool(more))]
+
     def _run_once(self, options: Options) -> None:
         model = self.model
-        note(f"{told(model)}\n  {options}")
+        note(f"(the edit in the line below gives this flow, which is run {_told(options)})\n{told(model)}")
         assert self.instance is not None
         before = self.shown
         result, watcher = self.instance.run(model, options)
@@ -151,14 +176,11 @@ class EditedFlow(RuleBasedStateMachine):
 
     def _compare_with_oracle(self, before: Mapping[str, Any], shown: Mapping[str, Any], watcher: Any, options: Options) -> None:
         """Committed stages show what the flow says, all others what they showed before."""
-        committed = set()
-        for step, _ in watcher.steps:
-            if step.startswith("commit:") and (
-                watcher.outcomes.get(step) in ("committed", "unchanged") or watcher.killed == "after_commit"
-            ):
-                root = step.partition(":")[2]
-                units = self.model.units()
-                committed |= {stage.casefold() for unit in units if unit.casefold() == root for stage in units[unit]}
+        steps = [step for step, _ in watcher.steps if watcher.outcomes.get(step) in ("committed", "unchanged")]
+        if watcher.killed == "after_commit":
+            steps.append(watcher.steps[-1][0])
+        units = {f"commit:{unit.casefold()}": stages for unit, stages in self.model.units().items()}
+        committed = {stage.casefold() for step in steps for stage in units.get(step, ())}
         wanted: dict[str, Mapping[str, Content]] = {stage: names for stage, names in before.items() if stage not in committed}
         if options.mode == "ignore_fresh_input" or options.stages:
             wanted.update({stage: names for stage, names in shown.items() if stage in committed})
@@ -175,25 +197,9 @@ def _is_last(model: Model, uid: int, steps: Sequence[tuple[str, bool]]) -> bool:
     return steps[-1][0] == f"task:{model.full_id(model.task(uid))}"
 
 
-def _options(model: Model, way: str, when: int) -> Sequence[Options]:
-    match way:
-        case "normal":
-            return [Options()]
-        case "twice":
-            return [Options(), Options()]
-        case "killed":
-            return [Options(point=(POINTS[when % len(POINTS)], when // len(POINTS)))]
-        case "ignore version":
-            return [Options(ignore_version=True)]
-        case "task":
-            return [Options(mode="force_cache_invalid", tasks=(model.tasks[when % len(model.tasks)].uid,))] if model.tasks else []
-        case "stage" | "stage, any position":
-            any_position = way != "stage"
-            stages = model.stages
-            return [Options(stages=(stages[when % len(stages)].name,), any_position=any_position)] if stages else []
-        case _:
-            mode, _, more = way.partition(", ")
-            return [Options(mode=mode, no_cache_function=bool(more))]
+def _told(options: Options) -> str:
+    chosen = {name: value for name, value in vars(options).items() if value != getattr(Options, name)}
+    return ", ".join(f"{name}={value!r}" for name, value in chosen.items()) or "whole, in mode normal"
 
 
 def _compare(what: str, wanted: Any, found: Any, model: Model, errors: Sequence[str] = ()) -> None:

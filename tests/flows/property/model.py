@@ -16,6 +16,8 @@ TABLE_NAMES = (None, "t_one", "t_two", "T_Three")
 COLUMNS = ("c", "C")
 LETTERS = ("A", "a")
 ITEMS = ("a", "b")
+#: What arguments can be; the first four are told apart only by their types, or not at all by those who compare with ==.
+ARGUMENTS = (0, 1, True, 1.0, "1", 2)
 
 T = TypeVar("T", bound=Hashable)
 
@@ -45,6 +47,11 @@ class Kind:
     @property
     def item_count(self) -> int:
         return 2 if self.shape == "pair" or self.engine == "script" else 1
+
+    @property
+    def choices(self) -> range:
+        """What `Source.item` can be."""
+        return range(3 if self.item_count == 2 else 1)
 
     @property
     def gives_table(self) -> bool:
@@ -87,7 +94,7 @@ class Failing(Enum):
 
 @dataclass(frozen=True)
 class Source:
-    """An item of an earlier task's output, as an argument."""
+    """An item of an earlier task's output, as an argument; item 2 is the whole output of a task that gives two tables."""
 
     task: int
     item: int = 0
@@ -95,7 +102,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """One task. All but `name`, `stage`, `inputs`, `argument`, `bump`, `world` and `fresh_allowed` is its body, so that a version stands for it."""
+    """One task. `argument` is a number of `ARGUMENTS`. All but `name`, `stage`, `inputs`, `argument`, `bump`, `world` and `fresh_allowed` is its body, so that a version stands for it."""
 
     uid: int
     kind: Kind
@@ -133,6 +140,16 @@ class Task:
             failing,
         )
         return f"{self.bump} {body}"
+
+    @property
+    def given(self) -> object:
+        """The argument itself."""
+        return ARGUMENTS[self.argument % len(ARGUMENTS)]
+
+    @property
+    def amount(self) -> int:
+        """What the argument adds."""
+        return int(self.given)  # pyright: ignore[reportArgumentType]
 
     @property
     def script_name(self) -> str:
@@ -242,7 +259,7 @@ class Model:
         for task in self.tasks:
             sources = tuple((plain[source.task], self.item_key(source)) for source in task.inputs)
             shapes = tuple(self.task(source.task).kind.gives_table for source in task.inputs)
-            plain[task.uid] = (task.name, task.stage.casefold(), sources, shapes, task.argument)
+            plain[task.uid] = (task.name, task.stage.casefold(), sources, shapes, task.argument % len(ARGUMENTS))
         counts: dict[Hashable, int] = {}
         positions: dict[int, Hashable] = {}
         for task in self.in_wiring_order:
@@ -251,11 +268,19 @@ class Model:
         return positions
 
     def item_key(self, source: Source) -> str | None:
-        """The key by which a consumer takes an item; None if the task gives just one."""
+        """The key by which a consumer takes an item; None if it takes all that the task gives."""
+        taken = self.taken(source)
+        return self.keys(source)[taken[0]] if len(taken) == 1 and self.task(source.task).kind.item_count == 2 else None
+
+    def keys(self, source: Source) -> tuple[str, ...]:
+        """The keys of all items of a task that gives two."""
         task = self.task(source.task)
-        if task.kind.engine == "script":
-            return (task.script_name, f"{task.script_name}_n")[source.item % 2]
-        return ITEMS[source.item % 2] if task.kind.shape == "pair" else None
+        return (task.script_name, f"{task.script_name}_n") if task.kind.engine == "script" else ITEMS
+
+    def taken(self, source: Source) -> tuple[int, ...]:
+        """The numbers of the items that a consumer takes."""
+        chosen = source.item % len(self.task(source.task).kind.choices)
+        return (0, 1) if chosen == 2 else (chosen,)
 
     def check(self) -> Model:
         """Return the model itself.

@@ -61,6 +61,21 @@ class _Input:
     identity: Hashable
     content: Content | int
     stored: Stored | None = None
+    alias: str = ""
+
+
+@dataclass
+class _Inputs:
+    """A task's arguments. `nests` are the tables as they are nested, by their identities."""
+
+    task: Task
+    tables: list[_Input] = field(default_factory=list)
+    values: list[_Input] = field(default_factory=list)
+    nests: list[Hashable] = field(default_factory=list)
+
+    @property
+    def hashed(self) -> Hashable:
+        return (tuple(self.nests), tuple(item.identity for item in self.values), repr(self.task.given))
 
 
 class Simulation:
@@ -152,7 +167,7 @@ class Simulation:
     # --- tasks
 
     def _do_task(self, task: Task, killed: str | None) -> str:
-        tables, values = self._inputs(task)
+        inputs = self._inputs(task)
         if killed == "call":
             return "killed"
         mode = task.kind.mode
@@ -161,21 +176,28 @@ class Simulation:
             or (self.options.mode == "force_fresh_input" and task.cached)
             or (self.options.ignore_version and mode == "version")
         )
-        one = _Execution(self, task, tables, values, mode, forced, killed == "before_record")
+        one = _Execution(self, task, inputs, mode, forced, killed == "before_record")
         return one.lazy() if mode == "lazy" else one.eager()
 
-    def _inputs(self, task: Task) -> tuple[list[_Input], list[_Input]]:
-        found: list[tuple[bool, _Input]] = []
+    def _inputs(self, task: Task) -> _Inputs:
+        found = _Inputs(task)
         for source in task.inputs:
             upstream = self.model.task(source.task)
-            result = self._result_of(upstream)
-            parts = result.parts
+            parts = self._result_of(upstream).parts
+            taken = self.model.taken(source)
             if isinstance(parts, int):
-                found.append((False, _Input(("plain", parts), parts)))
+                found.values.append(_Input(("plain", parts), parts))
+            elif not isinstance(parts[0].content, Frame):
+                found.values.append(_Input(parts[0].identity, parts[0].content, parts[0]))
+            elif len(taken) == 1:
+                item = parts[taken[0]]
+                found.tables.append(_Input(item.identity, item.content, item, str(len(found.nests))))
+                found.nests.append(item.identity)
             else:
-                stored = parts[source.item % len(parts)]
-                found.append((isinstance(stored.content, Frame), _Input(stored.identity, stored.content, stored)))
-        return [item for table, item in found if table], [item for table, item in found if not table]
+                keys = self.model.keys(source)
+                found.tables += [_Input(item.identity, item.content, item, key) for key, item in zip(keys, parts, strict=True)]
+                found.nests.append((upstream.kind.engine == "script", keys, tuple(item.identity for item in parts)))
+        return found
 
     def _result_of(self, upstream: Task) -> Result:
         stage, id = upstream.stage.casefold(), self.model.ids[upstream.uid]
@@ -190,6 +212,18 @@ class Simulation:
         raise _Fails
 
 
+def fits(memory: Memory, model: Model, task: Task) -> bool:
+    """Return whether what is visible under a task's id, if anything, is what its consumers expect: wherever it stands in the wiring."""
+    current = memory.current.get(task.stage.casefold())
+    result = current.results.get(model.ids[task.uid]) if current is not None else None
+    return result is None or result.shape == _shape(task)
+
+
+def _shape(task: Task) -> Hashable:
+    declared = task.script_name if task.kind.engine == "script" else task.table_name
+    return (task.kind.shape, task.kind.engine == "script", None if task.kind.shape == "value" else declared)
+
+
 class _Execution:
     """One task step."""
 
@@ -197,8 +231,7 @@ class _Execution:
         self,
         simulation: Simulation,
         task: Task,
-        tables: Sequence[_Input],
-        values: Sequence[_Input],
+        inputs: _Inputs,
         mode: str,
         forced: bool,
         dies: bool,
@@ -211,11 +244,11 @@ class _Execution:
         self.stage = task.stage.casefold()
         self.id = simulation.model.ids[task.uid]
         self.generation = simulation._open[self.stage]
-        self.tables, self.values = tables, values
+        self.tables, self.values, self.inputs = inputs.tables, inputs.values, inputs.hashed
         self.mode = mode
         self.forced = forced
         self.dies = dies
-        self.inputs = (tuple(item.identity for item in tables), tuple(item.identity for item in values), task.argument)
+        self.made = 0
         self.by_base = self.options.mode == "ignore_fresh_input" and task.cached
 
     def eager(self) -> str:
@@ -247,10 +280,14 @@ class _Execution:
             identity = ("memory", content)
         elif hash_always:
             identity = ("file", content.unordered)
-        else:
+        elif self.mode == "auto":
             return self._new(("result", fingerprint, path, content.key), None, None, content)
+        else:
+            # What a version's code reads outside may be other than before, so these rows are like no others.
+            return self._new(object(), None, None, content)
         known = self.memory.find_object(self.run, self.stage, identity)
-        return known if known is not None else self._new(identity, None, None, content)
+        # Equal rows in another order are as good for consumers, but are kept as they are.
+        return known if known is not None and known.content == content else self._new(identity, None, None, content)
 
     def lazy(self) -> str:
         self._call()
@@ -260,7 +297,7 @@ class _Execution:
             return self._record(None, None, [stored], "cached")
         contents = self._contents()
         if isinstance(contents, int):
-            return self._record(None, None, contents, "cached")
+            return self._record(None, None, contents, "ran")
         if self.task.kind.in_memory:
             identities = [("memory", content) for _, content in contents]
             found = [self.memory.find_object(self.run, self.stage, identity) for identity in identities]
@@ -273,8 +310,11 @@ class _Execution:
             return self._record(None, None, parts, "ran" if None in found else "cached")
         if self.task.kind.engine == "scan":
             # What a lazy frame holds is known only when it has been written.
-            self._refuse_fresh(lazy=True)
-            return self._record(None, None, [self._keep(path, content, None) for path, content in contents], "ran")
+            parts = [self._keep(path, content, None) for path, content in contents]
+            if self.forced or self.made:
+                self._refuse_fresh(lazy=True)
+                return self._record(None, None, parts, "ran")
+            return self._record(None, None, parts, "cached")
         return self._script(contents) if self.task.kind.engine == "script" else self._queries(contents)
 
     def _queries(self, contents: Sequence[tuple[str, Content]]) -> str:
@@ -328,12 +368,13 @@ class _Execution:
         own: Hashable = ("second",) if path == ITEMS[1] else (task.constant, task.column, isinstance(content, Frame) and content.key)
         outside = task.uid if task.cached else None
         script = task.script_name if task.kind.engine == "script" else None
-        tables = tuple(item.identity for item in self.tables)
+        # SQLAlchemy writes the names of arguments into its queries.
+        tables = tuple((item.identity, item.alias if task.kind.engine == "select" else "") for item in self.tables)
         return ("query", self.stage, task.name, task.kind.engine, own, start, task.letter, outside, script, tables, self._numbers())
 
     def _numbers(self) -> tuple[int, ...]:
         values = [number_of(item.content) for item in self.values if not isinstance(item.content, Frame)]
-        return (self.task.argument, *values)
+        return (self.task.amount, *values)
 
     def _contents(self) -> list[tuple[str, Content]] | int:
         tables = [item.content for item in self.tables if isinstance(item.content, Frame)]
@@ -347,6 +388,7 @@ class _Execution:
             raise _Fails
 
     def _new(self, identity: Hashable, key: Hashable, base_key: Hashable, content: Content) -> Stored:
+        self.made += 1
         return Stored(
             identity, identity if key is None else key, identity if base_key is None else base_key, content, self.generation.number
         )
@@ -359,10 +401,8 @@ class _Execution:
         return self._save(replace(hit, position=self._position, entries=self._entries(hit.parts)), "cached")
 
     def _record(self, fingerprint: Hashable, base: Hashable, parts: Sequence[Stored] | int, outcome: str) -> str:
-        declared = self.task.script_name if self.task.kind.engine == "script" else self.task.table_name
-        shape = (self.task.kind.shape, None if isinstance(parts, int) else declared)
         kept = parts if isinstance(parts, int) else tuple(parts)
-        return self._save(Result(fingerprint, base, self._position, shape, kept, self._entries(kept)), outcome)
+        return self._save(Result(fingerprint, base, self._position, _shape(self.task), kept, self._entries(kept)), outcome)
 
     def _save(self, result: Result, outcome: str) -> str:
         if self.dies:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 import traceback
 from itertools import count
@@ -14,6 +13,7 @@ from pipedag_core.config.wire import open_session
 from pipedag_core.errors import StoredDataMissing
 from pipedag_core.ports.data import Form, StoredTable
 from pipedag_core.ports.events import Outcome
+from tests.flows.crash.processes import fork_context
 
 #: Tables of each stage that say which run wrote them.
 MARKED = {"shared": {"left", "right", "asked"}, "other": {"near", "far"}}
@@ -62,7 +62,8 @@ def mine(table, own):
 
 
 @materialize(input_type=pa.Table)
-def first(table):
+def first(table, folder):
+    wait_for_commits(folder, "shared", 3)
     return table
 
 
@@ -73,7 +74,17 @@ def second(first, table, *others):
     return table
 
 
-def make_flow(who, number):
+def wait_for_commits(folder, stage, wanted):
+    """Let others commit a stage so often that clean-up would take what was current before, if nobody held it; they may have ended, too."""
+    with open_session(make_config(folder)) as session:
+        before = session.catalog.current(stage)
+        for _ in range(300):
+            if session.catalog.current(stage) >= before + wanted:
+                return
+            time.sleep(0.01)
+
+
+def make_flow(who, number, folder=""):
     """Return the flow of a writer or a reader; its markers name both."""
     marker = f"{who}-{number}"
     with Flow("traffic") as flow:
@@ -84,7 +95,7 @@ def make_flow(who, number):
             made.update(declare(marker, number))
         with Stage(f"of_{who}"):
             if who.startswith("reader"):
-                once = first(made["left"])
+                once = first(made["left"], str(folder))
                 second(once, made["left"], made["right"], made["asked"])
             else:
                 mine(made["left"], marker)
@@ -181,7 +192,7 @@ def keep_running_on_inputs(folder, who, until, threads):
     for number in count():
         if time.time() > until and number > 1:
             return number
-        flow = make_flow(who, 1)
+        flow = make_flow(who, 1, folder)
         engine = ThreadEngine(max_workers=2) if threads else SequentialEngine()
         # The stage is wired with other markers than those of whoever wrote it last.
         result = flow.run(flow[f"of_{who}"], config=make_config(folder), orchestration_engine=engine, ignore_position_hashes=True)
@@ -209,8 +220,7 @@ class Worker:
     """
 
     def __init__(self, action, *args):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.flows.crash.warm"])
+        context = fork_context()
         self._here, there = context.Pipe()
         self._name = f"{action.__name__}{args}"
         self._process = context.Process(target=_work, args=(there, action, *args))

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import pipedag_core
+from pipedag_core.catalogs.sqlite import SqliteCatalog
 from pipedag_core.cli.app import app
+from pipedag_core.errors import CatalogError
 
 CODE = """
+import sys
 import pyarrow as pa
 from pipedag_core import Flow, Stage, Table, materialize
 
@@ -26,6 +34,27 @@ def joined(names, ages):
 @materialize(input_type=pa.Table)
 def broken(table):
     return 1 / 0
+
+@materialize
+def unsupported():
+    return object()
+
+@materialize
+def ends():
+    sys.exit(0)
+
+@materialize
+def interrupted():
+    raise KeyboardInterrupt
+
+def one(task):
+    def make():
+        with Flow("one") as flow, Stage("s"):
+            task()
+        return flow
+    return make
+
+keeps_nothing, stops, is_stopped = one(unsupported), one(ends), one(interrupted)
 
 def make(attrs):
     with Flow("demo") as flow:
@@ -100,9 +129,49 @@ def test_fail_fast_shows_the_failure_once(cli):
     assert result.stderr.count("ZeroDivisionError: division by zero") == 1
 
 
+def test_an_error_of_ours_in_a_task_is_its_message_only(cli):
+    result = cli("run", "demo.py:keeps_nothing")
+    assert result.exit_code == 1
+    assert "UnsupportedValue: Task s.unsupported returned something" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("engine", ["sequential", "threads"])
+def test_the_task_that_ends_the_program_is_named(cli, engine):
+    result = cli("run", "demo.py:stops", "--engine", engine)
+    assert result.exit_code == 1
+    assert "sys.exit(0)" in result.stderr
+    assert "in task s.ends of flow" in result.stderr
+
+
+@pytest.mark.parametrize("engine", ["sequential", "threads"])
+def test_ctrl_c_is_one_line_and_exit_code_130(cli, engine):
+    result = cli("run", "demo.py:is_stopped", "--engine", engine)
+    assert (result.exit_code, result.stderr) == (130, "interrupted in s.interrupted; what is finished is kept\n")
+    assert "aborted" in cli("status").stdout
+
+
+def test_only_the_users_lines_are_shown_of_an_import_that_fails(cli, tmp_path):
+    (tmp_path / "bad_syntax.py").write_text("x = (1")
+    result = cli("run", "bad_syntax.py:x")
+    assert result.exit_code == 1
+    assert "bad_syntax.py" in result.stderr
+    assert "pipedag_core" not in result.stderr
+
+
+def test_a_reader_that_goes_away_does_not_disturb_the_run(cli, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    assert called("run", "demo.py:make", stdout=write) == ""
+    os.close(write)
+    assert "succeeded" in cli("status").stdout
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
+        (["run", "demo.py:make", "-i", "nope"], 2, "so the only instance is 'default'"),
+        (["run", "demo.py:make", "--engine", "dask"], 2, "--engine"),
         (["run", "demo.py:mke"], 2, "Did you mean make?"),
         (["run", "demo.py:make", "--mode", "sometimes"], 2, "is not one of normal"),
         (["run", "demo.py:make", "--stage", "inputs", "--task", "inputs.load"], 2, "not both"),
@@ -167,6 +236,89 @@ def test_a_failing_step_ends_with_exit_code_1_and_a_step_that_waits_with_75(cli,
     waiting = cli("step", "plan.json", "open:inputs", "--run-id", "r2")
     assert (waiting.exit_code, json.loads(waiting.stdout)["outcome"]) == (75, "waiting")
     assert cli("step", "plan.json", "commit:inputs", "--run-id", "r1").exit_code == 1
+
+
+def test_finishing_a_failed_run_ends_with_exit_code_1(cli, tmp_path):
+    (tmp_path / "plan.json").write_text(cli("plan", "demo.py:make", "--json").stdout)
+    cli("step", "plan.json", "open:inputs", "--run-id", "r1")
+    finished = cli("step", "plan.json", "finish", "--run-id", "r1")
+    assert (finished.exit_code, json.loads(finished.stdout)["reason"]) == (1, "failed")
+
+
+def test_a_step_that_waits_says_for_whom_how_long_and_how_to_free_the_stage(cli, tmp_path):
+    (tmp_path / "plan.json").write_text(cli("plan", "demo.py:make", "--json").stdout)
+    cli("step", "plan.json", "open:inputs", "--run-id", "r1")
+    reason = json.loads(cli("step", "plan.json", "open:inputs", "--run-id", "r2").stdout)["reason"]
+    assert "run r1, steps in many processes" in reason
+    assert "for at most 5 h 59 min" in reason
+    assert "pipedag step PLAN.json finish --run-id r1" in reason
+    assert cli("step", "plan.json", "finish", "--run-id", "r1").exit_code == 1
+    assert cli("step", "plan.json", "open:inputs", "--run-id", "r2").exit_code == 0
+
+
+def test_a_plan_that_cannot_be_read_is_named_with_the_place(cli, tmp_path):
+    (tmp_path / "plan.json").write_text('{"a": 1,\n "b"}')
+    result = cli("step", "plan.json", "finish", "--run-id", "r1")
+    assert (result.exit_code, "plan.json, line 2 column 5: " in result.stderr) == (2, True)
+
+
+def test_status_leaves_older_generations_out_unless_they_are_asked_for(cli, tmp_path):
+    cli("run", "demo.py:make")
+    (tmp_path / "plan.json").write_text(cli("plan", "demo.py:make", "--json").stdout)
+    cli("step", "plan.json", "open:inputs", "--run-id", "r1")
+    assert states(cli("status")) == ["current", "current", "open"]
+    cli("step", "plan.json", "finish", "--run-id", "r1")
+    assert states(cli("status")) == ["current", "current"]
+    assert states(cli("status", "--all")) == ["current", "current", "failed"]
+
+
+def states(result):
+    """Return the states of the generations that `status` shows, sorted."""
+    rows = result.stdout.partition("generations")[2].partition("leases")[0].strip().splitlines()[2:]
+    return sorted(row.split()[2] for row in rows if row)
+
+
+def test_a_run_whose_process_is_gone_is_shown_as_died(cli):
+    Path("dies.py").write_text(Path("demo.py").read_text().replace('print("loading")', "__import__('os')._exit(9)"))
+    called("run", "dies.py:make", check=9)
+    shown = cli("status").stdout
+    assert " died " in shown
+    assert " running " not in shown
+
+
+def called(*args, stdout=subprocess.DEVNULL, check=0):
+    """Call the command in a process of its own, and return what it wrote to standard error."""
+    env = {**os.environ, "PYTHONPATH": str(Path(pipedag_core.__file__).parents[1])}
+    env.pop("PYTHONUNBUFFERED", None)
+    code = "from pipedag_core.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *args], stdout=stdout, stderr=subprocess.PIPE, env=env, text=True, check=False)
+    assert done.returncode == check, done.stderr
+    return done.stderr
+
+
+def test_a_catalog_opened_for_looking_refuses_writing_and_makes_nothing(cli, tmp_path):
+    cli("run", "demo.py:make")
+    catalog = SqliteCatalog(tmp_path / ".pipedag/default/catalog.sqlite", read_only=True)
+    (run,) = catalog.runs()
+    assert run.state == "succeeded"
+    with pytest.raises(CatalogError, match="cannot be written"):
+        catalog.begin_run(replace(run.info, run_id="another"))
+    catalog.close()
+    with pytest.raises(CatalogError, match="cannot be opened"):
+        SqliteCatalog(tmp_path / "nowhere" / "catalog.sqlite", read_only=True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="the super-user may write everywhere")
+def test_status_and_show_work_where_nothing_can_be_written(cli, tmp_path):
+    cli("run", "demo.py:make")
+    folder = tmp_path / ".pipedag/default"
+    folder.chmod(0o555)
+    try:
+        assert "succeeded" in cli("status").stdout
+        assert "Alice" in cli("show", "joined").stdout
+    finally:
+        folder.chmod(0o755)
 
 
 def test_status_shows_runs_generations_and_what_a_run_did(cli):

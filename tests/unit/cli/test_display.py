@@ -6,8 +6,10 @@ import importlib
 import re
 import sys
 import traceback
+from dataclasses import replace
 
 import pytest
+from rich.progress import BarColumn
 from typer.testing import CliRunner
 
 from pipedag_core.cli.app import app
@@ -90,9 +92,47 @@ def test_an_error_of_ours_without_a_line_of_the_users_is_its_message():
     error = ConfigError("Wrong. Mend it.")
     error.add_note("in flow f")
     assert trimmed(error) == "ConfigError: Wrong. Mend it.\nin flow f"
-    cause = StoreError("No space.")
-    cause.__cause__ = OSError("disk full")
-    assert "disk full" in trimmed(cause)
+    error = StoreError("No space.")
+    error.__cause__ = FileNotFoundError("nowhere")
+    assert trimmed(error) == "StoreError: No space."
+    assert "FileNotFoundError" in trimmed(error, everything=True)
+
+
+def test_what_the_users_code_raised_before_an_error_of_ours_stays(tmp_path):
+    names = {}
+    exec(compile("def user():\n    raise OSError('user')\n", str(tmp_path / "users_own.py"), "exec"), names)
+    error = StoreError("No rows.")
+    error.__cause__ = raised(names["user"])
+    told = trimmed(error)
+    assert "users_own.py" in told
+    assert "OSError: user" in told
+    assert told.endswith("No rows.")
+    assert "test_display.py" in told
+
+
+def test_a_syntax_error_names_the_users_line_only(tmp_path):
+    with pytest.raises(SyntaxError) as caught:
+        importlib.import_module("ast").parse("x = (1", str(tmp_path / "users_own.py"))
+    caught.value.__traceback__ = caught.value.__traceback__.tb_next
+    told = trimmed(caught.value)
+    assert told.lstrip().startswith("File ")
+    assert "ast.py" not in told
+    assert "users_own.py" in told
+
+
+def test_a_long_name_keeps_one_space_before_what_follows():
+    name = "t" * 40
+    assert f"s.{name} query changed" in line(replace(RAN, task=name))
+
+
+@pytest.mark.parametrize(("width", "bar"), [(79, False), (120, True)])
+def test_a_narrow_terminal_shows_no_bar_and_nothing_is_counted_before_the_run_begins(width, bar, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = LiveProgress()
+    assert any(isinstance(column, BarColumn) for column in shown._progress.columns) is bar
+    assert not shown._progress.tasks[0].visible
+    shown.on_event(RunStarted("r1", "f", "full", ("open:s",)))
+    assert (shown._progress.tasks[0].visible, shown._progress.tasks[0].total) == (True, 1)
 
 
 def test_adapters_add_commands_through_an_entry_point(tmp_path, monkeypatch):

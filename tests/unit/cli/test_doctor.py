@@ -16,7 +16,7 @@ from pipedag_core.catalogs.owner import lives, many_processes, this_process
 from pipedag_core.cli.app import app
 from pipedag_core.config.wire import open_session
 from pipedag_core.ports.catalogs import Opened, Owner, RunInfo
-from pipedag_core.run.doctor import Trouble, examine, mend
+from pipedag_core.run.doctor import Trouble, examine, mend, remove_strays
 
 
 @materialize(version="1.0", nout=2)
@@ -114,6 +114,16 @@ def test_a_run_that_nobody_renews_is_dead_once_its_time_is_over(session, owner):
     begin(session, owner, ttl_s=0.0)
     assert (Trouble.DEAD_RUN, "r") in troubles(session)
     assert [lease.state for lease in examine(session, lives).leases] == ["expired"]
+
+
+def test_files_of_a_run_that_may_still_record_are_left_alone_until_it_counts_as_failed(session):
+    generation = begin(session, many_processes("an orchestrator"), ttl_s=0.0)
+    with session.tables.session("writer") as access:
+        location = write_past_the_catalog(access, session.hooks.for_type(pl.DataFrame), session, generation.number)
+    assert remove_strays(session, lives, grace_s=0) == 0
+    assert location in {item.location for item in session.tables.deposits()}
+    assert mend(session, lives, grace_s=0).findings == []
+    assert location not in {item.location for item in session.tables.deposits()}
 
 
 def test_a_slow_run_of_this_machine_is_not_dead_while_its_process_lives(session):

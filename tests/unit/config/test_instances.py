@@ -53,8 +53,18 @@ def test_without_a_configuration_everything_is_kept_below_the_working_directory(
     assert config.base_dir == tmp_path
 
 
-def test_without_a_configuration_any_instance_can_be_asked_for():
-    assert PipedagConfig({}).get("mini").table_store.args.base_path == ".pipedag/mini"
+def test_without_a_configuration_the_only_instance_is_the_default_one():
+    with pytest.raises(ConfigError, match=r"no pipedag\.yaml here or above, so the only instance is 'default'"):
+        PipedagConfig({}).get("mini")
+    assert PipedagConfig({}).get("default") == PipedagConfig({}).get()
+
+
+def test_leaving_the_instance_out_is_refused_where_others_than_the_default_one_are_named():
+    with pytest.raises(ConfigError, match=r"Say which instance: .* has full, mini, and none that is called 'default'"):
+        PipedagConfig({"instances": {"__any__": {}, "full": {}, "mini": {}}}).get()
+    assert PipedagConfig({"instances": {"__any__": {}}}).get().instance_id == "default"
+    assert PipedagConfig({"instances": {"default": {"instance_id": "own"}, "full": {}}}).get().instance_id == "own"
+    assert PipedagConfig({"strict_instance_lookup": False, "instances": {"full": {}}}).get().instance_id == "default"
 
 
 def test_the_instance_id_is_the_name_of_the_instance_unless_it_is_given():
@@ -187,7 +197,7 @@ def test_every_setting_reaches_the_context():
             "instances": {
                 "full": {
                     "fail_fast": True,
-                    "auto_table": ["pandas.Series"],
+                    "auto_table": ["pandas.DataFrame", "my.Frame"],
                     "auto_blob": "my.Model",
                     "cache_validation": {"mode": "force_caches_invalid", "ignore_task_version": True},
                     "orchestration": {"class": "sequential"},
@@ -204,7 +214,7 @@ def test_every_setting_reaches_the_context():
     ).get("full")
     assert config.name == "churn"
     assert config.fail_fast
-    assert (config.auto_table, config.auto_blob) == (("pandas.Series",), ("my.Model",))
+    assert (config.auto_table, config.auto_blob) == (("pandas.DataFrame", "my.Frame"), ("my.Model",))
     assert config.cache_validation.mode is CacheValidationMode.FORCE_CACHE_INVALID
     assert config.cache_validation.ignore_task_version
     assert config.orchestration.kind == "sequential"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -35,7 +36,15 @@ def faults(raw):
         ({"instances": {"full": {"cache_validation": {"mode": "sometimes"}}}}, "cache_validation.mode must be one of normal, "),
         ({"instances": {"full": {"table_store": "parquet"}}}, "instances.full.table_store must be a mapping, not 'parquet'."),
         ({"instances": ["full"]}, "instances must be a mapping"),
-        ({"instances": {"full": {"auto_table": [1]}}}, "instances.full.auto_table[0] must be text, not 1."),
+        (
+            {"instances": {"full": {"auto_table": [1]}}},
+            "instances.full.auto_table[0] must be a type by its top package and class, such as pandas.DataFrame, not 1.",
+        ),
+        ({"instances": {"full": {"auto_blob": ["Model"]}}}, "instances.full.auto_blob[0] must be a type by its top package and class"),
+        (
+            {"instances": {"full": {"per_user_template": "mine"}}},
+            "instances.full.per_user_template must be text with {username} in it, not 'mine'.",
+        ),
         ({"flows": {"f": {"instances": {"x": {"instances": {}}}}}}, "flows.f.instances.x.instances is not a known key."),
         ({"fail_fast": True}, "fail_fast: It belongs to an instance. Write it under instances.__any__."),
         ({"instances": {"full": {"network_interface": "127.0.0.1"}}}, "network_interface: No server runs beside a flow"),
@@ -178,3 +187,45 @@ def test_yaml_is_not_imported_where_there_is_no_file(tmp_path):
         check=False,
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"auto_table": ["panda.DataFrame"]},
+            "auto_table[0] is 'panda.DataFrame', for which there is no hook. Did you mean 'pandas.DataFrame'?",
+        ),
+        ({"auto_table": "polars.Dataframe"}, "Did you mean 'polars.DataFrame'?"),
+        ({"hook_args": {"panda": {}}}, "hook_args.panda is not a known key. Did you mean 'pandas'?"),
+        ({"table_store": {"hook_args": {"polars.Frame": {}}}}, "hook_args.polars.Frame is not a known key."),
+        (
+            {"table_store": {"args": {"base_path": "{instance_id}", "memory_limit": "much"}}},
+            "memory_limit must be a size (512MB, 4GB, 2GiB), not 'much'.",
+        ),
+    ],
+)
+def test_types_without_a_hook_and_sizes_that_are_none_are_refused(section, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        PipedagConfig({"instances": {"full": section}}).get("full")
+
+
+@pytest.mark.parametrize("size", ["512MB", "4 GB", "1.5gib", "80%", "2G", "1000 bytes"])
+def test_sizes_are_what_duckdb_takes(size):
+    import duckdb
+
+    args = {"base_path": "{instance_id}", "memory_limit": size}
+    config = PipedagConfig({"instances": {"full": {"table_store": {"args": args}}}}).get("full")
+    duckdb.connect().execute("SET memory_limit = $1", [config.table_store.args.memory_limit])
+
+
+def test_a_type_of_a_library_without_hooks_may_descend_from_one_with_a_hook():
+    assert PipedagConfig({"instances": {"full": {"auto_table": "geopandas.GeoDataFrame"}}}).get("full").auto_table == (
+        "geopandas.GeoDataFrame",
+    )
+
+
+def test_what_is_wrong_with_yaml_is_told_with_the_file(tmp_path):
+    (tmp_path / "bad.yaml").write_text("a: [1\nb: 2")
+    with pytest.raises(ConfigError, match=r"in bad\.yaml, line 2"):
+        PipedagConfig(tmp_path / "bad.yaml")

@@ -83,7 +83,7 @@ def test_no_secret_is_shown_by_a_configuration_or_its_errors():
                 "attrs": {"db": {"password": "hush"}, "url": "https://a:hush@host"},
                 "table_store": {"class": "sql", "args": {"url": "postgresql://u:hush@h/{instance_id}", "access_key": "hush"}},
                 "metadata_store": {"url": "postgresql://u:hush@h/{instance_id}"},
-                "hook_args": {"x": {"token": "hush"}},
+                "hook_args": {"pandas": {"token": "hush"}},
             }
         }
     }
