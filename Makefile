@@ -9,7 +9,7 @@ EXTRAS := test,check
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test crash stress check bench format clean
+.PHONY: help setup demo test property crash stress check bench format clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: $(READY) ## Run the example pipeline on real data
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+property: $(READY) ## Edit flows at random and compare with runs from scratch; EDITS=50000 for more than 5,000 edits
+	PIPEDAG_PROPERTY_EDITS=$(or $(EDITS),5000) $(BIN)/python -m pytest -n 2 tests/flows/property $(ARGS)
 
 crash: $(READY) ## Kill runs at every place and 200 random moments (minutes)
 	PIPEDAG_LONG_TESTS=1 $(BIN)/python -m pytest -n 2 tests/flows/crash $(ARGS)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hypothesis import note
+from hypothesis import currently_in_test_context, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -67,12 +67,18 @@ class EditedFlow(RuleBasedStateMachine):
 
     @initialize(retention=st.sampled_from(RETENTIONS), adds=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=4, max_size=10))
     def begin(self, retention: Retention, adds: Sequence[tuple[int, int]]) -> None:
-        self.instance = Instance(self.new_folder(), retention)
-        self.memory = Memory(retention)
         for number, (at, value) in enumerate(adds):
             if number % 2 == 1:
                 self._edit("add_stage", at, value)
             self._edit("add_task", at, value)
+        self.start(retention, self.model)
+
+    def start(self, retention: Retention, model: Model) -> None:
+        """Make the instance, and run a first model."""
+        self.instance = Instance(self.new_folder(), retention)
+        self.memory = Memory(retention)
+        self.model = model
+        self.uid = max([self.uid, *(task.uid for task in model.tasks)])
         self._run("normal", 0)
 
     @rule(kind=st.sampled_from([*COMMON, *EDITS]), at=NUMBERS, value=NUMBERS, way=st.sampled_from(WAYS), when=NUMBERS)
@@ -87,7 +93,7 @@ class EditedFlow(RuleBasedStateMachine):
         try:
             if self.is_sound:
                 self.model = mended(self.model)
-                note("at last all tasks are mended")
+                _note("at last all tasks are mended")
                 self._run("normal", 0)
                 self._compare_with_scratch()
         finally:
@@ -156,7 +162,7 @@ class EditedFlow(RuleBasedStateMachine):
 
     def _run_once(self, options: Options) -> None:
         model = self.model
-        note(f"(the edit in the line below gives this flow, which is run {_told(options)})\n{told(model)}")
+        _note(f"(the edit in the line below gives this flow, which is run {_told(options)})\n{told(model)}")
         assert self.instance is not None
         before = self.shown
         result, watcher = self.instance.run(model, options)
@@ -195,6 +201,11 @@ class EditedFlow(RuleBasedStateMachine):
 
 def _is_last(model: Model, uid: int, steps: Sequence[tuple[str, bool]]) -> bool:
     return steps[-1][0] == f"task:{model.full_id(model.task(uid))}"
+
+
+def _note(text: str) -> None:
+    if currently_in_test_context():
+        note(text)
 
 
 def _told(options: Options) -> str:
