@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import threading
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from inspect import isclass, signature
@@ -24,23 +20,19 @@ from pipedag_core.config.wire import open_engine, open_session
 from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.refs import Reference
-from pipedag_core.errors import ConfigError, PipedagError, PlanMismatch, RunError, UnsupportedByStore
+from pipedag_core.errors import ConfigError, PlanMismatch, RunError, UnsupportedByStore
 from pipedag_core.plan.compile import compile_flow
-from pipedag_core.plan.model import Plan, Step, StepKind
+from pipedag_core.plan.model import Plan, Step
 from pipedag_core.plan.selection import resolve, select
 from pipedag_core.ports.catalogs import Owner, RunInfo
 from pipedag_core.ports.engines import Engine
-from pipedag_core.ports.events import Outcome, RunObserver, RunStarted, StepReport
+from pipedag_core.ports.events import RunObserver, RunStarted, StepReport
 from pipedag_core.run import steps
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
+from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper
 from pipedag_core.run.result import Result, fetch
-from pipedag_core.run.session import Run, RunOptions, Session
-
-#: Seconds for which the end of a run waits for a heartbeat that is under way.
-JOIN_S = 5.0
-
-log = logging.getLogger("pipedag_core.run")
+from pipedag_core.run.session import Run, RunOptions
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
 ORCHESTRATED_TTL_S = 6 * 3600.0
@@ -107,9 +99,11 @@ def run_flow(
     with open_session(context, observers) as session:
         session.catalog.begin_run(info)
         session.tell(RunStarted(run.id, plan.flow, info.instance, tuple(step.id for step in plan.steps)))
-        units = _Units(session, run, plan)
-        with _heartbeat(session, run):
-            reports = engine.run(plan, _step_runner(session, run, flow, plan, units), _skipper(session, run, units), fail_fast=stop_early)
+        units = Units(session, run, plan)
+        with heartbeat(session, run):
+            reports = engine.run(
+                plan, step_runner(session, run, flow, plan, units), step_skipper(session, run, units), fail_fast=stop_early
+            )
         keep_generations(session, run, plan, lambda: open_session(context))
     result = Result(flow, plan, run.id, reports, run, lambda: open_session(context))
     if stop_early and result.exception is not None:
@@ -164,7 +158,7 @@ def execute(
     with open_session(context, observers) as session:
         row = session.catalog.begin_run(info)
         run = Run(row.info, RunOptions.from_json(row.info.options))
-        with _heartbeat(session, run):
+        with heartbeat(session, run):
             return steps.execute_step(session, run, code, plan, wanted)
 
 
@@ -317,89 +311,3 @@ def _load(plan: Plan, context: ConfigContext) -> Flow:
             flow=plan.flow,
         )
     return load_flow(plan.source, context.attrs)[0]
-
-
-class _Units:
-    """Notes which steps of each unit are still to come, and gives back the lease of a unit that will not be committed.
-
-    Otherwise two runs, each with a failed unit that the other one waits for, would wait for each other's end.
-    """
-
-    def __init__(self, session: Session, run: Run, plan: Plan) -> None:
-        self._session, self._run, self._plan = session, run, plan
-        self._unit = {stage.name: stage.unit for stage in plan.stages}
-        self._lock = threading.Lock()
-        self._left: dict[str, set[str]] = {}
-        for step in plan.steps:
-            if step.stage is not None and not plan.scratch:
-                self._left.setdefault(self._unit[step.stage], set()).add(step.id)
-
-    def note(self, report: StepReport) -> None:
-        """Note how a step ended."""
-        if report.stage is None or report.outcome is Outcome.WAITING:
-            return
-        unit = self._unit[report.stage]
-        with self._lock:
-            left = self._left.get(unit, set())
-            was_left = report.step in left
-            left.discard(report.step)
-        # A commit that went well has given the lease back itself.
-        committed = report.outcome in (Outcome.COMMITTED, Outcome.UNCHANGED)
-        if was_left and not left and not committed:
-            try:
-                steps.give_up(self._session, self._run, self._plan, unit)
-            except PipedagError as error:
-                # The end of the run gives everything back once more.
-                log.warning("The lease of stage %s could not be given back before the end of the run: %s", unit, error)
-
-
-def _step_runner(session: Session, run: Run, flow: Flow, plan: Plan, units: _Units) -> Callable[[Step], StepReport]:
-    failed = threading.Event()
-    around = sys.exc_info()[1]
-
-    def run_step(step: Step) -> StepReport:
-        state = None
-        if step.kind is StepKind.FINISH:
-            # The engine calls the finish step while an interruption is on its way up through it; the caller of the run may be handling
-            # an exception of its own.
-            interrupted = sys.exc_info()[1] not in (None, around)
-            state = "aborted" if interrupted else "failed" if failed.is_set() else None
-        report = steps.execute_step(session, run, flow, plan, step, state=state)
-        if report.outcome is Outcome.FAILED:
-            failed.set()
-        units.note(report)
-        return report
-
-    return run_step
-
-
-def _skipper(session: Session, run: Run, units: _Units) -> Callable[[Step, Step], StepReport]:
-    def skip_step(step: Step, because: Step) -> StepReport:
-        report = steps.skip_step(session, run, step, because)
-        units.note(report)
-        return report
-
-    return skip_step
-
-
-@contextmanager
-def _heartbeat(session: Session, run: Run) -> Generator[None]:
-    """Renew the run's leases and pins while something is at work."""
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(run.info.ttl_s / 3):
-            try:
-                session.catalog.renew(run.id)
-            except PipedagError as error:
-                # The next beat may do better; if none does, another run may take the stages over, and recording is refused.
-                log.warning("Run %s could not renew its leases and tries again in %.0f s: %s", run.id, run.info.ttl_s / 3, error)
-
-    thread = threading.Thread(target=beat, name="pipedag-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        # A beat that waits for a locked catalog must not keep an interrupted program waiting; it is a daemon and ends by itself.
-        thread.join(JOIN_S)

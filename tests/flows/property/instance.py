@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipedag_core import PipedagConfig, Result, SequentialEngine
 from pipedag_core.config.wire import catalog_path, open_session
-from pipedag_core.ports.data import Form, StoredTable
+from pipedag_core.ports.data import FileSource, Form, StoredTable
 from pipedag_core.ports.events import Outcome, PointReached, StepEnded, StepStarted
 from pipedag_core.runner import clean_up
 from pipedag_core.stores.parquet import ParquetStore
@@ -172,9 +172,10 @@ class Instance:
 
         def content(item: Any) -> Content:
             if isinstance(item, StoredTable):
-                path = self._access.read(item, Form.FILES).paths[0]
+                source = self._access.read(item, Form.FILES)
+                assert isinstance(source, FileSource)
                 if item.id not in self._read:
-                    self._read[item.id] = _frame(path, item)
+                    self._read[item.id] = _frame(source.paths[0], item)
                 return self._read[item.id]
             return BlobContent(self._session.blobs.read(item.location, item.format, item.identity)["number"])
 

@@ -14,8 +14,9 @@ from tests.flows.property.contents import Content, Frame, evaluate
 from tests.flows.property.edits import COMMON, EDITS, Drawn, apply, mended
 from tests.flows.property.instance import POINTS, Instance
 from tests.flows.property.memory import Memory, Retention
-from tests.flows.property.model import Failing, Model, told
+from tests.flows.property.model import Failing, Model
 from tests.flows.property.simulation import Options, Simulation, fits
+from tests.flows.property.telling import told
 
 RETENTIONS = (Retention(), Retention(2, 1, young=False), Retention(1, 0, young=False))
 
