@@ -152,17 +152,11 @@ class SqliteCatalog(SqlCatalog):
         # Without a writer's log beside it the file is whole. SQLite would have to make one, which a folder that cannot be written refuses.
         alone = not self._path.with_name(f"{self._path.name}-wal").exists() and not os.access(self._path.parent, os.W_OK)
         address = f"{self._path.as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
-        try:
-            connection = sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-            try:
-                if not self._is_ready(connection):
-                    raise CatalogError(f"The catalog {self._path} is empty: nothing has run there yet.", path=str(self._path))
-            except BaseException:
-                connection.close()
-                raise
-        except sqlite3.Error as error:
-            raise self.error(error) from error
-        return connection
+        return self._opened(address, self._require_ready)
+
+    def _require_ready(self, connection: sqlite3.Connection) -> None:
+        if not self._is_ready(connection):
+            raise CatalogError(f"The catalog {self._path} is empty: nothing has run there yet.", path=str(self._path))
 
     def _connect(self) -> sqlite3.Connection:
         if self._read_only:
@@ -174,12 +168,20 @@ class SqliteCatalog(SqlCatalog):
                 f"The folder of the catalog {self._path} cannot be made: {error}. Choose another path, or check its permissions.",
                 path=str(self._path),
             ) from error
+        return self._opened(str(self._path), self._set_up)
+
+    def _opened(self, address: str, prepare: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
         try:
             connection = sqlite3.connect(
-                self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=512
+                address,
+                uri=address.startswith("file:"),
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=512,
             )
             try:
-                self._set_up(connection)
+                prepare(connection)
             except BaseException:
                 connection.close()
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol, final
 
@@ -56,24 +56,11 @@ class StepReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, without the exception object."""
-        result = (
-            {key: value for key, value in asdict(self).items() if key != "error"} if self.error is None else self._without_error().to_dict()
-        )
+        result = asdict(replace(self, error=None))
+        del result["error"]
         result["outcome"] = self.outcome.value
+        result["message"] = self.message or ("" if self.error is None else str(self.error))
         return result
-
-    def _without_error(self) -> StepReport:
-        return StepReport(
-            self.step,
-            self.outcome,
-            self.reason,
-            self.stage,
-            self.task,
-            self.tables,
-            self.rows,
-            self.seconds,
-            self.message or str(self.error),
-        )
 
 
 @final

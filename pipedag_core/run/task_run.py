@@ -16,7 +16,7 @@ from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.define.context import TaskContext, executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
-from pipedag_core.errors import FreshInput, MaterializationError, StoredDataMissing, TracingRefused, UnsupportedValue
+from pipedag_core.errors import FreshInput, MaterializationError, StoredDataMissing, TracingRefused, UnsupportedByStore, UnsupportedValue
 from pipedag_core.plan.model import Plan, PlanTask
 from pipedag_core.ports.catalogs import FoundResult, GenerationKey, TaskResult
 from pipedag_core.ports.data import StoredBlob, StoredTable
@@ -384,8 +384,6 @@ class _context:  # noqa: N801 -- a context manager reads as a verb
 
 
 def _refuse_imperative(*_: Any, **__: Any) -> Any:
-    from pipedag_core.errors import UnsupportedByStore
-
     raise UnsupportedByStore("Writing a table in the middle of a task is not supported yet. Return the table from the task instead.")
 
 
