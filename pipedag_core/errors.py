@@ -65,6 +65,17 @@ class FlowError(PipedagError):
 class DuplicateName(FlowError):
     """Two things want one name, where names are unique (case-insensitively)."""
 
+    @classmethod
+    def of_tasks(cls, stage: str, name: str, first: str, second: str) -> DuplicateName:
+        """Return the error of two tasks of one stage that want one name for what they return."""
+        return cls(
+            f"Tasks {first!r} and {second!r} of stage {stage!r} both want the name {name!r} for what they return. "
+            "Give one of them another name; a name that ends in %% is made unique.",
+            stage=stage,
+            name=name,
+            tasks=(first, second),
+        )
+
 
 class UnknownItem(FlowError):
     """A reference points to an item or attribute that the task does not return."""

@@ -30,6 +30,7 @@ from pipedag_core.ports.events import RunObserver, RunStarted, StepReport
 from pipedag_core.run import steps
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
+from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper
 from pipedag_core.run.result import Result, fetch
 from pipedag_core.run.session import Run, RunOptions
@@ -95,8 +96,8 @@ def run_flow(
         if selection.tasks and cache_validation_mode is None:
             options = replace(options, mode=CacheValidationMode.FORCE_CACHE_INVALID)
     info = _info(plan, context, options, uuid.uuid4().hex, this_process(f"flow {flow.name}"), context.lease_ttl)
-    run = Run(info, options)
     with open_session(context, observers) as session:
+        run = Run(info, options, memory=RunMemory(session.catalog, info.run_id, remembers=True))
         session.catalog.begin_run(info)
         session.tell(RunStarted(run.id, plan.flow, info.instance, tuple(step.id for step in plan.steps)))
         units = Units(session, run, plan)
@@ -105,7 +106,7 @@ def run_flow(
                 plan, step_runner(session, run, flow, plan, units), step_skipper(session, run, units), fail_fast=stop_early
             )
         keep_generations(session, run, plan, lambda: open_session(context))
-    result = Result(flow, plan, run.id, reports, run, lambda: open_session(context))
+    result = Result(flow, plan, run.id, reports, Run(info, options), lambda: open_session(context))
     if stop_early and result.exception is not None:
         raise result.exception
     return result

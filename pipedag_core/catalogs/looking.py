@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pipedag_core.catalogs import rows, runs
 from pipedag_core.catalogs import statements as sql
 from pipedag_core.catalogs.transaction import Row, Transaction, first, rows_for
-from pipedag_core.ports.catalogs import FoundResult, GenerationRow, LeaseRow, TaskKey, TaskResult
+from pipedag_core.ports.catalogs import FoundResult, GenerationRow, KnownObject, LeaseRow, TaskKey, TaskResult
 from pipedag_core.ports.data import StoredObject
 
 #: Roles of a stage in a run, the first that has a task's result counts. What the run pins comes last, and only where it writes nothing itself.
@@ -126,6 +126,16 @@ def find_objects(tx: Transaction, run_id: str, stage: str, keys: Sequence[str], 
     statement = sql.FIND_BASE_OBJECTS if base else sql.FIND_OBJECTS
     wanted = [(key,) for key in dict.fromkeys(keys) if key]
     return {row[0]: rows.stored(row[1:]) for row in rows_for(tx, statement, wanted, {"run_id": run_id, "stage": stage})}
+
+
+def recent_results(tx: Transaction, stage: str) -> Sequence[FoundResult]:
+    """Return the results of the current generation and of newer ones that are over, newest first; without those that lack an object."""
+    return _with_objects(tx, tx.rows(sql.RECENT_RESULTS, {"stage": stage}))
+
+
+def recent_objects(tx: Transaction, stage: str) -> Sequence[KnownObject]:
+    """Return the objects that the current generation, or a newer one that is over, points to, newest first."""
+    return [KnownObject(rows.stored(row[3:]), row[0], row[1], bool(row[2])) for row in tx.rows(sql.RECENT_OBJECTS, {"stage": stage})]
 
 
 def previous(tx: Transaction, stage: str, task: str) -> TaskResult | None:

@@ -8,32 +8,49 @@ from pipedag_core.catalogs import rows, stages
 from pipedag_core.catalogs import statements as sql
 from pipedag_core.catalogs.transaction import Transaction, first, rows_for
 from pipedag_core.errors import DuplicateName, StoredDataMissing
-from pipedag_core.ports.catalogs import GenerationKey, NewObject, TaskResult
+from pipedag_core.ports.catalogs import GenerationKey, Record, TaskResult
 
 
-def record(tx: Transaction, run_id: str, key: GenerationKey, result: TaskResult, new: Sequence[NewObject], *, now: float) -> None:
-    """Record a result in an open generation, in place of an earlier one of the same task; see `Catalog.record`.
+def record(tx: Transaction, run_id: str, records: Sequence[Record], *, now: float) -> None:
+    """Record results in open generations, in place of earlier ones of the same tasks; see `Catalog.record`.
 
     Raises:
-        LeaseLost: The generation is not open any more, or the lease has another fencing number.
+        LeaseLost: A generation is not open any more, or the lease has another fencing number.
         DuplicateName: A readable name is taken by another task of the stage.
-        StoredDataMissing: The result points to an object that clean-up has removed, or that was struck, since it was found.
+        StoredDataMissing: A result points to an object that clean-up has removed, or that was struck, since it was found.
     """
-    place = {"stage": key.stage, "generation": key.number, "task": result.task}
-    _check_open(tx, run_id, key)
-    for statement in sql.DROP_RESULT:
-        tx.run(statement, place)
-    _check_names(tx, key, result)
-    added = {item.stored.id for item in new}
+    by_generation: dict[GenerationKey, list[Record]] = {}
+    for item in records:
+        by_generation.setdefault(item.generation, []).append(item)
+    for key, items in by_generation.items():
+        _check_open(tx, run_id, key)
+        places = [{"stage": key.stage, "generation": key.number, "task": item.result.task} for item in items]
+        for statement in sql.DROP_RESULT:
+            tx.run_many(statement, places)
+        _check_names(tx, key, [item.result for item in items])
+        _add(tx, run_id, key, items, now)
+
+
+def _add(tx: Transaction, run_id: str, key: GenerationKey, items: Sequence[Record], now: float) -> None:
+    added = {new.stored.id for item in items for new in item.new}
     # What was written but has no readable name is kept for as long as its result.
-    nameless = dict.fromkeys([*result.sources, *added - set(result.entries.values())])
-    _check_objects(tx, key, result, {*result.entries.values(), *nameless} - added)
-    tx.run_many(sql.ADD_OBJECT, [rows.object_values(item) for item in new])
-    values = {**place, **rows.result_values(result), "run_id": run_id, "now": now}
-    tx.run(sql.ADD_RESULT, values)
-    pointers = [*result.entries.items(), *((None, object_id) for object_id in nameless)]
-    tx.run_many(sql.ADD_ENTRY, [{**place, "name": name, "object_id": object_id} for name, object_id in pointers])
-    tx.run(sql.LOG_TASK, values)
+    nameless = [
+        dict.fromkeys([*item.result.sources, *{new.stored.id for new in item.new} - set(item.result.entries.values())]) for item in items
+    ]
+    _check_objects(tx, key, items, [{*item.result.entries.values(), *more} - added for item, more in zip(items, nameless, strict=True)])
+    tx.run_many(sql.ADD_OBJECT, [rows.object_values(new) for item in items for new in item.new])
+    place = {"stage": key.stage, "generation": key.number}
+    values = [{**place, **rows.result_values(item.result), "run_id": run_id, "now": now} for item in items]
+    tx.run_many(sql.ADD_RESULT, values)
+    tx.run_many(
+        sql.ADD_ENTRY,
+        [
+            {**place, "task": item.result.task, "name": name, "object_id": object_id}
+            for item, more in zip(items, nameless, strict=True)
+            for name, object_id in (*item.result.entries.items(), *((None, object_id) for object_id in more))
+        ],
+    )
+    tx.run_many(sql.LOG_TASK, values)
 
 
 def _check_open(tx: Transaction, run_id: str, key: GenerationKey) -> None:
@@ -50,28 +67,30 @@ def _check_open(tx: Transaction, run_id: str, key: GenerationKey) -> None:
     raise stages.lost(run_id, key.stage, key.number, state, None if holder == run_id else holder)
 
 
-def _check_names(tx: Transaction, key: GenerationKey, result: TaskResult) -> None:
+def _check_names(tx: Transaction, key: GenerationKey, results: Sequence[TaskResult]) -> None:
     values = {"stage": key.stage, "generation": key.number}
-    taken = rows_for(tx, sql.TAKEN_NAMES, [(name,) for name in result.entries], values)
+    wanted: dict[str, str] = {}
+    for result in results:
+        for name in result.entries:
+            if name in wanted:
+                raise DuplicateName.of_tasks(key.stage, name, wanted[name], result.task)
+            wanted[name] = result.task
+    taken = rows_for(tx, sql.TAKEN_NAMES, [(name,) for name in wanted], values)
     if taken:
         name, other = taken[0]
-        raise DuplicateName(
-            f"Tasks {other!r} and {result.task!r} of stage {key.stage!r} both want the name {name!r} for what they return. "
-            "Give one of them another name; a name that ends in %% is made unique.",
-            stage=key.stage,
-            name=name,
-            tasks=(other, result.task),
-        )
+        raise DuplicateName.of_tasks(key.stage, name, other, wanted[name])
 
 
-def _check_objects(tx: Transaction, key: GenerationKey, result: TaskResult, ids: set[str]) -> None:
-    present = {row[0] for row in rows_for(tx, sql.PRESENT_OBJECTS, [(object_id,) for object_id in sorted(ids)], {})}
-    absent = sorted(ids - present)
-    if absent:
-        raise StoredDataMissing(
-            f"The result of task {result.task!r} in stage {key.stage!r} points to stored data that is not there any more "
-            f"({', '.join(absent)}). Run the task again; it was removed by clean-up, or found to be gone, after it was looked up.",
-            stage=key.stage,
-            task=result.task,
-            ids=tuple(absent),
-        )
+def _check_objects(tx: Transaction, key: GenerationKey, items: Sequence[Record], needed: Sequence[set[str]]) -> None:
+    ids = sorted(set[str]().union(*needed))
+    absent = set(ids) - {row[0] for row in rows_for(tx, sql.PRESENT_OBJECTS, [(object_id,) for object_id in ids], {})}
+    for item, its in zip(items, needed, strict=True):
+        lacking = sorted(its & absent)
+        if lacking:
+            raise StoredDataMissing(
+                f"The result of task {item.result.task!r} in stage {key.stage!r} points to stored data that is not there any more "
+                f"({', '.join(lacking)}). Run the task again; it was removed by clean-up, or found to be gone, after it was looked up.",
+                stage=key.stage,
+                task=item.result.task,
+                ids=tuple(lacking),
+            )

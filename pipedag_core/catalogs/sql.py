@@ -110,6 +110,16 @@ class SqlCatalog(ABC):
         with self._reading() as tx:
             return looking.find_objects(tx, run_id, stage, keys, base=base)
 
+    def recent_results(self, run_id: str, stage: str) -> Sequence[port.FoundResult]:
+        """See `Catalog.recent_results`."""
+        with self._reading() as tx:
+            return looking.recent_results(tx, stage)
+
+    def recent_objects(self, run_id: str, stage: str) -> Sequence[port.KnownObject]:
+        """See `Catalog.recent_objects`."""
+        with self._reading() as tx:
+            return looking.recent_objects(tx, stage)
+
     def previous(self, stage: str, task: str) -> port.TaskResult | None:
         """See `Catalog.previous`."""
         with self._reading() as tx:
@@ -122,7 +132,12 @@ class SqlCatalog(ABC):
             StoredDataMissing: The result points to an object that clean-up has removed, or that was struck, since it was found.
         """
         with self._writing() as tx:
-            recording.record(tx, run_id, generation, result, new, now=self._clock())
+            recording.record(tx, run_id, (port.Record(generation, result, new),), now=self._clock())
+
+    def record_all(self, run_id: str, records: Sequence[port.Record]) -> None:
+        """See `Catalog.record_all`."""
+        with self._writing() as tx:
+            recording.record(tx, run_id, records, now=self._clock())
 
     def log_task(self, run_id: str, stage: str, result: port.TaskResult) -> None:
         """See `Catalog.log_task`."""

@@ -233,6 +233,19 @@ FIND_RESULT: Final = _find_result("fingerprint")
 FIND_BASE_RESULT: Final = _find_result("base_fingerprint")
 FIND_OBJECTS: Final = _find_objects("found_by")
 FIND_BASE_OBJECTS: Final = _find_objects("base_found_by")
+_RECENT: Final = """g.state IN ('committed', 'failed', 'expired')
+    AND g.number >= COALESCE((SELECT s.current_number FROM stages s WHERE s.stage = :stage), 0)"""
+RECENT_RESULTS: Final = f"""SELECT {_RESULT} FROM generations g JOIN results r ON r.stage = g.stage AND r.generation = g.number
+    WHERE g.stage = :stage AND {_RECENT} AND NOT EXISTS (
+        SELECT 1 FROM entries e JOIN objects o ON o.id = e.object_id
+        WHERE e.stage = r.stage AND e.generation = r.generation AND e.task = r.task AND o.gone = 1)
+    ORDER BY r.seq DESC"""
+RECENT_OBJECTS: Final = f"""WITH recent (id, newest, is_current) AS (
+        SELECT e.object_id, MAX(e.generation), MAX(CASE WHEN e.generation = s.current_number THEN 1 ELSE 0 END)
+        FROM generations g JOIN stages s ON s.stage = g.stage JOIN entries e ON e.stage = g.stage AND e.generation = g.number
+        WHERE g.stage = :stage AND {_RECENT} GROUP BY e.object_id)
+    SELECT o.found_by, o.base_found_by, n.is_current, {_OBJECT} FROM recent n JOIN objects o ON o.id = n.id WHERE o.gone = 0
+    ORDER BY n.newest DESC, o.generation DESC, o.id DESC"""
 PREVIOUS: Final = f"""SELECT {_RESULT} FROM results r JOIN stages s ON s.stage = r.stage
     WHERE r.task = :task AND (r.stage, r.generation) IN (
         SELECT g.stage, g.number FROM generations g WHERE g.stage = :stage AND g.state <> 'scratch')

@@ -168,6 +168,32 @@ class FoundResult:
 
 @final
 @dataclass(frozen=True, slots=True)
+class KnownObject:
+    """A stored object as `find_objects` finds it.
+
+    Attributes:
+        stored, key, base_key: As in `NewObject`.
+        is_current: The current generation of the stage points to it, so clean-up leaves it alone for as long as that is so.
+    """
+
+    stored: StoredObject
+    key: str
+    base_key: str
+    is_current: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One result to be recorded; see `Catalog.record`."""
+
+    generation: GenerationKey
+    result: TaskResult
+    new: Sequence[NewObject] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class TaskKey:
     """Names a task's result in the eyes of a run.
 
@@ -327,6 +353,18 @@ class Catalog(Protocol):
         """Return, per key (`base`: base key), the newest stored object in the generations that `find_result` looks at."""
         ...
 
+    def recent_results(self, run_id: str, stage: str) -> Sequence[FoundResult]:
+        """Return what `find_result` could find in the stage's current generation and in newer ones, newest first.
+
+        For a run that will look for many results of one stage: what is among these need not be looked for one by one. Of the generations that a
+        run has open itself, nothing is among them.
+        """
+        ...
+
+    def recent_objects(self, run_id: str, stage: str) -> Sequence[KnownObject]:
+        """Return what `find_objects` could find in the stage's current generation and in newer ones, newest first; as `recent_results`."""
+        ...
+
     def previous(self, stage: str, task: str) -> TaskResult | None:
         """Return the task's result in the current generation of the stage, else in the newest one, for saying what has changed."""
         ...
@@ -338,6 +376,10 @@ class Catalog(Protocol):
             LeaseLost: The generation is not open any more, or the lease has another fencing number.
             DuplicateName: A readable name is taken by another task of the stage; both are named.
         """
+        ...
+
+    def record_all(self, run_id: str, records: Sequence[Record]) -> None:
+        """Record several results, each as `record` does, in one transaction: all of them, or none."""
         ...
 
     def log_task(self, run_id: str, stage: str, result: TaskResult) -> None:

@@ -139,7 +139,7 @@ def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task
         from_outside = place not in lookup.running and not run.options.ignore_position_hashes
         position = lookup.tasks[place].position if from_outside else ""
         keys[item] = TaskKey(item.stage.name, item.id, position)
-    found = session.catalog.inputs(run.id, tuple(keys.values()))
+    found = run.catalog(session).inputs(tuple(keys.values()))
     absent = [item for item, key in keys.items() if key not in found]
     if absent:
         names = ", ".join(f"{item.stage.name}.{item.id}" for item in absent)

@@ -98,6 +98,7 @@ def heartbeat(session: Session, run: Run) -> Generator[None]:
         while not stop.wait(run.info.ttl_s / 3):
             try:
                 session.catalog.renew(run.id)
+                run.catalog(session).flush()
             except PipedagError as error:
                 # The next beat may do better; if none does, another run may take the stages over, and recording is refused.
                 log.warning("Run %s could not renew its leases and tries again in %.0f s: %s", run.id, run.info.ttl_s / 3, error)

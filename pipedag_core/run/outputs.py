@@ -95,10 +95,10 @@ def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Po
     key, base_key = slot.key or table.identity, slot.base_key or table.identity
     if hash_content and table.content_hash is not None and slot.key is None:
         # Only now is it known what the rows are; if they are stored already, the new copy is not needed.
-        known = place.session.catalog.find_objects(place.run.id, place.stage, (table.identity,))
+        known = place.run.catalog(place.session).find_objects(place.stage, (table.identity,))
         same = known.get(table.identity)
         # Equal rows in another order are the same to consumers, but whoever looks at the table sees its order.
-        if isinstance(same, StoredTable) and same.content_hash == table.content_hash and not missing(place.session, [same]):
+        if isinstance(same, StoredTable) and same.content_hash == table.content_hash and not missing(place.session, place.run, [same]):
             place.session.tables.drop([table.location])
             slot.stored = same
             return []

@@ -15,6 +15,7 @@ from pipedag_core.ports.catalogs import Catalog, GenerationKey, Retention, RunIn
 from pipedag_core.ports.events import Event, RunObserver
 from pipedag_core.ports.hooks import HookRegistry
 from pipedag_core.ports.stores import BlobStore, TableStore
+from pipedag_core.run.memory import RunMemory
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class Run:
         locks: Equal work in this process is done once.
         open: Generations that this process knows to be open for the run; a mere memory of what the catalog says, whose fences still decide.
         lookups: Tables for finding tasks by their ids, made by `pipedag_core.run.lookup`.
+        memory: What the catalog knows, remembered, where this process carries out all steps of the run; see `pipedag_core.run.memory`.
         waiting: Step that waits for a lease -> when it began to wait; None once that has been said.
     """
 
@@ -121,9 +123,14 @@ class Run:
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     open: dict[str, GenerationKey] = field(default_factory=dict[str, GenerationKey])
     lookups: dict[int, object] = field(default_factory=dict[int, object], repr=False, compare=False)
+    memory: RunMemory | None = field(default=None, repr=False, compare=False)
     waiting: dict[str, float | None] = field(default_factory=dict[str, "float | None"], repr=False, compare=False)
 
     @property
     def id(self) -> str:
         """The run's id."""
         return self.info.run_id
+
+    def catalog(self, session: Session) -> RunMemory:
+        """Return what answers this run's questions and records its results."""
+        return self.memory or RunMemory(session.catalog, self.id, remembers=False)

@@ -271,15 +271,15 @@ def reuse(place: Place, slots: Sequence[Slot], policy: Policy) -> None:
         wanted.setdefault(slot.base_key if policy.lookup_base else slot.key, []).append(slot)
     if not wanted:
         return
-    found = session.catalog.find_objects(place.run.id, place.stage, tuple(wanted), base=policy.lookup_base)
-    gone = missing(session, list(found.values()))
+    found = place.run.catalog(session).find_objects(place.stage, tuple(wanted), base=policy.lookup_base)
+    gone = missing(session, place.run, list(found.values()))
     for key, stored in found.items():
         if stored.id not in gone:
             for slot in wanted[key]:
                 slot.stored = stored
 
 
-def missing(session: Session, objects: Sequence[StoredObject]) -> set[str]:
+def missing(session: Session, run: Run, objects: Sequence[StoredObject]) -> set[str]:
     """Return the ids of objects whose data is gone, and strike them from the catalog, so that they count as a miss from now on."""
     tables = [item for item in objects if isinstance(item, StoredTable)]
     blobs = {item.location: item for item in objects if isinstance(item, StoredBlob)}
@@ -287,7 +287,7 @@ def missing(session: Session, objects: Sequence[StoredObject]) -> set[str]:
     if blobs:
         gone |= {blobs[location].id for location in session.blobs.missing({location: blob.size for location, blob in blobs.items()})}
     if gone:
-        session.catalog.forget_objects(tuple(gone))
+        run.catalog(session).forget_objects(tuple(gone))
     return gone
 
 

@@ -118,13 +118,23 @@ def _level_of_waiting(run: Run, step: str) -> int:
     return logging.WARNING
 
 
+def _flush(session: Session, run: Run) -> None:
+    """Record what waits to be recorded of a stage that will not be committed; what is refused would not have been seen by anybody."""
+    try:
+        run.catalog(session).flush()
+    except PipedagError as error:
+        log.warning("Results of run %s that are valid still were not noted: %s", run.id, error)
+
+
 def give_up(session: Session, run: Run, plan: Plan, stage: str) -> None:
     """Give back the lease of a unit of which nothing more will be done in this run, so that others need not wait for the run's end.
 
     What its tasks gave is kept in generations that count as failed, where the next run finds it.
     """
     unit = plan.unit(stage)
+    _flush(session, run)
     session.catalog.give_up(run.id, unit)
+    run.catalog(session).leave(unit)
     for name in unit:
         run.open.pop(name, None)
 
@@ -204,11 +214,13 @@ def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> Ste
 def _commit(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
     assert step.stage is not None
     unit = plan.unit(step.stage)
+    run.catalog(session).flush()
     _refuse_incomplete(session, run, plan, unit)
     session.tell(PointReached(run.id, "before_commit"))
     result = session.catalog.commit(run.id, unit)
     for stage in unit:
         run.open.pop(stage, None)
+    run.catalog(session).leave(unit)
     session.tell(PointReached(run.id, "after_commit"))
     numbers = ", ".join(f"{stage} g{number}" for stage, number in result.generations.items())
     return StepReport(step.id, Outcome.COMMITTED if result.changed else Outcome.UNCHANGED, numbers, step.stage)
@@ -216,7 +228,10 @@ def _commit(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
 
 def _refuse_incomplete(session: Session, run: Run, plan: Plan, unit: Sequence[str]) -> None:
     """A stage is committed whole: every task of the plan has a result in the generation that becomes visible."""
+    memory = run.catalog(session)
     for stage in unit:
+        if all(memory.has_given(stage, task.task) for task in plan.tasks if task.stage == stage):
+            continue
         generation: GenerationKey | None = run.open.get(stage) or _open_generation(session, run, stage)
         if generation is None:
             continue
@@ -242,6 +257,7 @@ def _open_generation(session: Session, run: Run, stage: str) -> GenerationKey | 
 def _finish(session: Session, run: Run, plan: Plan, step: Step, state: str | None) -> StepReport:
     state = state or _state(session, run, plan)
     session.tell(PointReached(run.id, "before_finish"))
+    _flush(session, run)
     session.catalog.finish_run(run.id, state)
     run.open.clear()
     session.tell(PointReached(run.id, "after_finish"))

@@ -27,6 +27,7 @@ from pipedag_core.run import outputs
 from pipedag_core.run.inputs import TaskInputs, map_inputs, resolve
 from pipedag_core.run.loading import Loaded, load, load_empty
 from pipedag_core.run.lookup import plan_lookup
+from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.pointing import point
 from pipedag_core.run.session import Run, Session
@@ -58,6 +59,11 @@ class Job:
         """The task, for messages."""
         return f"Task {self.planned.id} of flow {self.plan.flow!r}"
 
+    @property
+    def catalog(self) -> RunMemory:
+        """What answers questions and records results."""
+        return self.run.catalog(self.session)
+
 
 def run_task(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTask, task: Task, generation: GenerationKey) -> StepReport:
     """Carry out a task step whose stage is open, and record its result.
@@ -75,6 +81,7 @@ def run_task(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTa
             # Recording names what it missed: clean-up by another run came between finding stored data and pointing to it.
             if not getattr(error, "ids", ()):
                 raise
+            run.catalog(session).forget_all()
             log.info("Task %s is decided again, since clean-up by another run removed what it was to point to", planned.id)
     return _run_once(session, run, flow, plan, planned, task, generation)
 
@@ -128,7 +135,7 @@ def _why_forced(job: Job) -> str:
 
 
 def _why(job: Job, parts: Mapping[str, str]) -> str:
-    before = job.session.catalog.previous(job.planned.stage, job.planned.task)
+    before = job.catalog.previous(job.planned.stage, job.planned.task)
     reason = fingerprint.explain(before.parts if before is not None else None, parts)
     return reason or "stored result is gone, or has other tables than outputs= declares"
 
@@ -166,10 +173,10 @@ def _cache_value(job: Job) -> str | None:
 
 def _find(job: Job, wanted: Fingerprint) -> FoundResult | None:
     base = _by_base(job)
-    hit = job.session.catalog.find_result(job.run.id, job.planned.stage, wanted.base if base else wanted.full, base=base)
+    hit = job.catalog.find_result(job.planned.stage, wanted.base if base else wanted.full, base=base)
     if hit is None:
         return None
-    gone = missing(job.session, list(hit.objects.values()))
+    gone = missing(job.session, job.run, list(hit.objects.values()))
     if gone:
         names = sorted(item.name for item in hit.objects.values() if item.id in gone)
         log.warning("%s: stored %s is gone or damaged; the task runs again", job.who, ", ".join(names))
@@ -421,7 +428,7 @@ def _result(job: Job, output: outputs.Output, parts: Mapping[str, str], outcome:
 def _record(job: Job, result: TaskResult, output: outputs.Output) -> StepReport:
     try:
         job.session.tell(PointReached(job.run.id, "before_record"))
-        job.session.catalog.record(job.run.id, job.generation, result, output.new)
+        job.catalog.record(job.generation, result, output.new, output.objects)
     except BaseException:
         outputs.discard(job.session, [item.stored for item in output.new])
         raise
@@ -439,7 +446,7 @@ def _record_hit(job: Job, hit: FoundResult) -> StepReport:
         reason="cache valid",
         seconds=time.monotonic() - job.started,
     )
-    job.session.catalog.record(job.run.id, job.generation, result, ())
+    job.catalog.record(job.generation, result, (), tuple(hit.objects.values()))
     return _report(job, result)
 
 

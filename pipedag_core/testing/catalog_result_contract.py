@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipedag_core.errors import DuplicateName, RunError, StoredDataMissing
-from pipedag_core.ports.catalogs import Catalog, NewObject, TaskKey, TaskResult
+from pipedag_core.ports.catalogs import Catalog, NewObject, Record, TaskKey, TaskResult
 from pipedag_core.testing.catalog_samples import Worker, blob, names, table
 
 
@@ -219,6 +219,74 @@ class ResultContract:
         assert list(catalog.find_objects("a", "s", ["key-o1", "key-o2"])) == ["key-o1"]
         catalog.forget_objects(["o1", "unknown"])
         assert catalog.find_result("a", "s", "same") is None
+
+    def test_recent_are_the_current_generation_and_what_failed_after_it_newest_first(self, catalog: Catalog) -> None:
+        worker, other = Worker(catalog, "a").begin(), Worker(catalog, "b").begin()
+        worker.publish("s", t="o1")
+        worker.publish("s", t="o2", u="o3")
+        other.open("s")
+        other.record("s", "t", "o4")
+        other.record("s", "u", "o3", new=False)
+        assert [item.result.entries for item in catalog.recent_results("a", "s")] == [{"u": "o3"}, {"t": "o2"}]
+        catalog.finish_run("b", "failed")
+        results, objects = catalog.recent_results("a", "s"), catalog.recent_objects("a", "s")
+        assert [(item.generation, item.result.entries) for item in results] == [
+            (3, {"u": "o3"}),
+            (3, {"t": "o4"}),
+            (2, {"u": "o3"}),
+            (2, {"t": "o2"}),
+        ]
+        assert {item.stored.id: item.is_current for item in objects} == {"o2": True, "o3": True, "o4": False}
+        assert [item.stored.id for item in objects if item.stored.generation == 3] == [objects[0].stored.id]
+        assert (objects[0].key, objects[0].base_key) == ("key-o4", "base-key-o4")
+        assert results[1] == catalog.find_result("a", "s", "print-o4")
+        catalog.forget_objects(["o4"])
+        assert "o4" not in [item.stored.id for item in catalog.recent_objects("a", "s")]
+        assert [item.result.entries for item in catalog.recent_results("a", "s")] == [{"u": "o3"}, {"u": "o3"}, {"t": "o2"}]
+
+    def test_before_the_first_commit_all_that_failed_is_recent(self, catalog: Catalog) -> None:
+        worker = Worker(catalog, "a").begin()
+        assert (list(catalog.recent_results("a", "s")), list(catalog.recent_objects("a", "s"))) == ([], [])
+        worker.open("s")
+        worker.record("s", "t", "o1")
+        assert list(catalog.recent_results("a", "s")) == []
+        catalog.finish_run("a", "failed")
+        assert [item.stored.id for item in catalog.recent_objects("b", "s")] == ["o1"]
+        assert [item.result.entries for item in catalog.recent_results("b", "s")] == [{"t": "o1"}]
+
+    def test_several_results_are_recorded_at_once_or_not_at_all(self, catalog: Catalog) -> None:
+        Worker(catalog, "b").begin().publish("s", t="o1", u="o2")
+        worker = Worker(catalog, "a").begin()
+        key, other = worker.open("s"), worker.open("r")
+        pointing = [Record(key, replace(result, outcome="cached")) for result in catalog.results("s", 1)]
+        fresh = Record(
+            other, TaskResult("v", "p", "f", "f", {}, "[]", {"v": "o3"}, "ran", ""), [NewObject(table("o3", other, "v"), "k", "k")]
+        )
+        clash = Record(key, TaskResult("w", "p", "g", "g", {}, "[]", {"t": "o1"}, "ran", ""))
+        with pytest.raises(DuplicateName, match="'t' and 'w'"):
+            catalog.record_all("a", [*pointing, fresh, clash])
+        assert (list(catalog.results("s", key.number)), list(catalog.results("r", other.number))) == ([], [])
+        catalog.record_all("a", [*pointing, fresh])
+        assert [result.task for result in catalog.results("s", key.number)] == ["t", "u"]
+        assert {name: item.id for name, item in catalog.entries("r", other.number).items()} == {"v": "o3"}
+        assert [(stage, result.task, result.outcome) for stage, result in catalog.task_log("a")] == [
+            ("s", "t", "cached"),
+            ("s", "u", "cached"),
+            ("r", "v", "ran"),
+        ]
+
+    def test_of_several_results_one_that_points_to_nothing_is_named(self, catalog: Catalog) -> None:
+        Worker(catalog, "b").begin().publish("s", t="o1")
+        worker = Worker(catalog, "a").begin()
+        key = worker.open("s")
+        records = [
+            Record(key, TaskResult("t", "p", "f", "f", {}, "[]", {"t": "o1"}, "cached", "")),
+            Record(key, TaskResult("u", "p", "g", "g", {}, "[]", {"u": "gone"}, "cached", "")),
+        ]
+        with pytest.raises(StoredDataMissing, match="task 'u'") as caught:
+            catalog.record_all("a", records)
+        assert caught.value.__dict__["ids"] == ("gone",)
+        assert list(catalog.results("s", key.number)) == []
 
     def test_the_previous_result_is_the_current_one_or_else_the_newest(self, catalog: Catalog) -> None:
         worker = Worker(catalog, "a").begin()

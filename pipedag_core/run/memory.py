@@ -1,0 +1,203 @@
+"""What the catalog knows, remembered by a run whose steps are all carried out by this process.
+
+Such a run asks the catalog once per stage and not once per task, and records results that only point to what is current anyway in batches. What
+the catalog promises stays as it is:
+
+* While the run holds a stage's lease nobody else changes the stage, so what was read ahead stays true; what is not among it is asked for.
+* A result that waits to be recorded points to objects of the current generation only, which clean-up leaves alone. If the process dies before
+  it is recorded, the next run finds the same result again.
+* Everything that waits is recorded, in one transaction, together with the next result that holds something new, and before the stage is
+  committed or given up. The lease's fencing number decides then, as always.
+
+A run without a memory (each step in a process of its own) asks and records one by one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, final
+
+from pipedag_core.errors import DuplicateName
+from pipedag_core.ports.catalogs import Catalog, FoundResult, GenerationKey, KnownObject, NewObject, Record, TaskKey, TaskResult
+from pipedag_core.ports.data import StoredObject
+
+#: Seconds for which a result may wait to be recorded, so that others can see how far the run is.
+PATIENCE_S: Final = 0.2
+
+
+@final
+@dataclass(slots=True)
+class StageMemory:
+    """What is known of one stage that the run has open.
+
+    Attributes:
+        results: Fingerprint -> newest result; likewise by base fingerprint. None until first asked for.
+        objects: Key -> newest object; likewise by base key. None until first asked for.
+        current: Ids of objects that the current generation points to.
+        names: Readable name -> task, of what this run has given in this stage.
+    """
+
+    results: dict[str, FoundResult] | None = None
+    base_results: dict[str, FoundResult] = field(default_factory=dict[str, FoundResult])
+    objects: dict[str, StoredObject] | None = None
+    base_objects: dict[str, StoredObject] = field(default_factory=dict[str, StoredObject])
+    current: set[str] = field(default_factory=set[str])
+    names: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@final
+class RunMemory:
+    """Asks the catalog for one run, and remembers. Safe to use from several threads.
+
+    Args:
+        catalog: The catalog.
+        run_id: The run.
+        remembers: Whether this process carries out all steps of the run. If not, everything goes to the catalog at once.
+    """
+
+    def __init__(self, catalog: Catalog, run_id: str, *, remembers: bool) -> None:
+        self._catalog = catalog
+        self._run_id = run_id
+        self._remembers = remembers
+        self._lock = threading.RLock()
+        self._stages: dict[str, StageMemory] = {}
+        self._given: dict[tuple[str, str], FoundResult] = {}
+        self._waiting: list[Record] = []
+        self._waiting_since = 0.0
+
+    # --- asking -------------------------------------------------------------------------------------------------------------------
+
+    def has_given(self, stage: str, task: str) -> bool:
+        """Return whether this process knows of a result of the task in this run."""
+        return (stage, task) in self._given
+
+    def inputs(self, tasks: Sequence[TaskKey]) -> Mapping[TaskKey, FoundResult]:
+        """As `Catalog.inputs`."""
+        with self._lock:
+            known = {key: self._given[key.stage, key.task] for key in tasks if (key.stage, key.task) in self._given}
+        left = [key for key in tasks if key not in known]
+        return {**known, **self._catalog.inputs(self._run_id, left)} if left else known
+
+    def find_result(self, stage: str, fingerprint: str, *, base: bool = False) -> FoundResult | None:
+        """As `Catalog.find_result`."""
+        if self._remembers:
+            with self._lock:
+                memory = self._stage(stage)
+                if memory.results is None:
+                    self._read_results(stage, memory)
+                known = (memory.base_results if base else memory.results or {}).get(fingerprint)
+                if known is not None and fingerprint:
+                    return known
+        return self._catalog.find_result(self._run_id, stage, fingerprint, base=base)
+
+    def find_objects(self, stage: str, keys: Sequence[str], *, base: bool = False) -> Mapping[str, StoredObject]:
+        """As `Catalog.find_objects`."""
+        known: dict[str, StoredObject] = {}
+        if self._remembers:
+            with self._lock:
+                memory = self._stage(stage)
+                if memory.objects is None:
+                    self._read_objects(stage, memory)
+                index = memory.base_objects if base else memory.objects or {}
+                known = {key: index[key] for key in keys if key and key in index}
+        left = [key for key in keys if key not in known]
+        return {**known, **self._catalog.find_objects(self._run_id, stage, left, base=base)} if left else known
+
+    def previous(self, stage: str, task: str) -> TaskResult | None:
+        """As `Catalog.previous`."""
+        return self._catalog.previous(stage, task)
+
+    def forget_objects(self, ids: Sequence[str]) -> None:
+        """As `Catalog.forget_objects`."""
+        self._catalog.forget_objects(ids)
+        self.forget_all()
+
+    # --- recording ----------------------------------------------------------------------------------------------------------------
+
+    def record(self, generation: GenerationKey, result: TaskResult, new: Sequence[NewObject], objects: Sequence[StoredObject]) -> None:
+        """As `Catalog.record`; a result without anything new may be recorded a little later.
+
+        Args:
+            generation, result, new: As there.
+            objects: All that the result points to.
+        """
+        record = Record(generation, result, new)
+        if not self._remembers:
+            self._catalog.record_all(self._run_id, (record,))
+            return
+        with self._lock:
+            memory = self._stage(generation.stage)
+            self._refuse_taken(memory, generation.stage, result)
+            if new or any(item.id not in memory.current for item in objects):
+                # What waits is not lost if this one is refused: it is tried again with the next one.
+                self._catalog.record_all(self._run_id, (*self._waiting, record))
+                self._waiting = []
+            else:
+                self._waiting_since = self._waiting_since if self._waiting else time.monotonic()
+                self._waiting.append(record)
+            self._remember(memory, record, objects)
+            if self._waiting and time.monotonic() - self._waiting_since > PATIENCE_S:
+                self.flush()
+
+    def flush(self) -> None:
+        """Record everything that waits."""
+        with self._lock:
+            if self._waiting:
+                self._catalog.record_all(self._run_id, self._waiting)
+                self._waiting = []
+
+    def leave(self, stages: Sequence[str]) -> None:
+        """Forget what was read ahead of stages that the run does not have open any more, and what waited to be recorded there."""
+        with self._lock:
+            for stage in stages:
+                self._stages.pop(stage, None)
+            self._waiting = [record for record in self._waiting if record.generation.stage not in stages]
+
+    def forget_all(self) -> None:
+        """Forget what was read ahead, so that the catalog is asked again."""
+        with self._lock:
+            for stage, memory in self._stages.items():
+                self._stages[stage] = StageMemory(names=memory.names)
+
+    # --- inside -------------------------------------------------------------------------------------------------------------------
+
+    def _stage(self, stage: str) -> StageMemory:
+        return self._stages.setdefault(stage, StageMemory())
+
+    def _read_results(self, stage: str, memory: StageMemory) -> None:
+        memory.results = {}
+        # The newest comes first and is to stay.
+        for found in reversed(self._catalog.recent_results(self._run_id, stage)):
+            memory.results[found.result.fingerprint] = memory.base_results[found.result.base_fingerprint] = found
+        if memory.objects is None:
+            self._read_objects(stage, memory)
+
+    def _read_objects(self, stage: str, memory: StageMemory) -> None:
+        memory.objects = {}
+        known: Sequence[KnownObject] = self._catalog.recent_objects(self._run_id, stage)
+        for item in reversed(known):
+            memory.objects[item.key] = memory.base_objects[item.base_key] = item.stored
+        memory.current = {item.stored.id for item in known if item.is_current}
+
+    def _refuse_taken(self, memory: StageMemory, stage: str, result: TaskResult) -> None:
+        for name in result.entries:
+            other = memory.names.get(name, result.task)
+            if other != result.task:
+                raise DuplicateName.of_tasks(stage, name, other, result.task)
+
+    def _remember(self, memory: StageMemory, record: Record, objects: Sequence[StoredObject]) -> None:
+        result = record.result
+        place = (record.generation.stage, result.task)
+        if place in self._given:
+            memory.names = {name: task for name, task in memory.names.items() if task != result.task}
+        memory.names.update(dict.fromkeys(result.entries, result.task))
+        found = FoundResult(record.generation.stage, record.generation.number, result, {item.id: item for item in objects})
+        self._given[place] = found
+        if memory.results is not None and result.fingerprint:
+            memory.results[result.fingerprint] = memory.base_results[result.base_fingerprint] = found
+        if memory.objects is not None:
+            for item in record.new:
+                memory.objects[item.key] = memory.base_objects[item.base_key] = item.stored
