@@ -238,12 +238,14 @@ class Prepared:
         text: For running: inputs replaced by where the tables are.
         readable: For people: inputs as `stage.table`.
         inputs: Labels of the placeholders that occur in it.
+        statements: How many statements it is.
     """
 
     canonical: str
     text: str
     readable: str
     inputs: tuple[str, ...]
+    statements: int = 1
 
 
 @final

@@ -18,14 +18,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, final
+from typing import final
 
 from pipedag_core.errors import DuplicateName
 from pipedag_core.ports.catalogs import Catalog, FoundResult, GenerationKey, KnownObject, NewObject, Record, TaskKey, TaskResult
 from pipedag_core.ports.data import StoredObject
 
 #: Seconds for which a result may wait to be recorded, so that others can see how far the run is.
-PATIENCE_S: Final = 0.2
+PATIENCE_S = 0.2
 
 
 @final
@@ -36,6 +36,10 @@ class StageMemory:
     Attributes:
         results: Fingerprint -> newest result; likewise by base fingerprint. None until first asked for.
         objects: Key -> newest object; likewise by base key. None until first asked for.
+        number: The current generation.
+        previous: Task -> its result in the current generation.
+        is_new: The stage was never committed, so that all that is stored of it is recent.
+        is_untouched: Nor is there any result of a run that failed.
         current: Ids of objects that the current generation points to.
         names: Readable name -> task, of what this run has given in this stage.
     """
@@ -44,6 +48,10 @@ class StageMemory:
     base_results: dict[str, FoundResult] = field(default_factory=dict[str, FoundResult])
     objects: dict[str, StoredObject] | None = None
     base_objects: dict[str, StoredObject] = field(default_factory=dict[str, StoredObject])
+    number: int | None = None
+    previous: dict[str, TaskResult] = field(default_factory=dict[str, TaskResult])
+    is_new: bool = False
+    is_untouched: bool = False
     current: set[str] = field(default_factory=set[str])
     names: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -103,11 +111,22 @@ class RunMemory:
                     self._read_objects(stage, memory)
                 index = memory.base_objects if base else memory.objects or {}
                 known = {key: index[key] for key in keys if key and key in index}
+            if memory.is_new:
+                return known
         left = [key for key in keys if key not in known]
         return {**known, **self._catalog.find_objects(self._run_id, stage, left, base=base)} if left else known
 
     def previous(self, stage: str, task: str) -> TaskResult | None:
         """As `Catalog.previous`."""
+        if self._remembers:
+            with self._lock:
+                memory = self._stage(stage)
+                if memory.results is None:
+                    self._read_results(stage, memory)
+                if task in memory.previous:
+                    return memory.previous[task]
+                if memory.is_untouched:
+                    return None
         return self._catalog.previous(stage, task)
 
     def forget_objects(self, ids: Sequence[str]) -> None:
@@ -169,17 +188,22 @@ class RunMemory:
 
     def _read_results(self, stage: str, memory: StageMemory) -> None:
         memory.results = {}
+        recent = self._catalog.recent_results(self._run_id, stage)
         # The newest comes first and is to stay.
-        for found in reversed(self._catalog.recent_results(self._run_id, stage)):
+        for found in reversed(recent):
             memory.results[found.result.fingerprint] = memory.base_results[found.result.base_fingerprint] = found
         if memory.objects is None:
             self._read_objects(stage, memory)
+        memory.previous = {found.result.task: found.result for found in recent if found.generation == memory.number}
+        memory.is_untouched = memory.is_new and not recent
 
     def _read_objects(self, stage: str, memory: StageMemory) -> None:
         memory.objects = {}
         known: Sequence[KnownObject] = self._catalog.recent_objects(self._run_id, stage)
         for item in reversed(known):
             memory.objects[item.key] = memory.base_objects[item.base_key] = item.stored
+        memory.number = self._catalog.current(stage)
+        memory.is_new = memory.number is None
         memory.current = {item.stored.id for item in known if item.is_current}
 
     def _refuse_taken(self, memory: StageMemory, stage: str, result: TaskResult) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,8 @@ _REFUSED: Final = {
     "tuple": "a STRUCT with named fields (struct_pack)",
     "geometry": "BLOB or VARCHAR",
 }
+
+_QUERY: Final = re.compile(r"\s*(select|from|values)\b", re.IGNORECASE)
 
 _NESTED: Final = frozenset({"list", "struct", "map"})
 
@@ -138,17 +141,19 @@ class Engine:
 
 
 def columns_of(connection: Any, query: str, where: str) -> list[tuple[str, Any]]:
-    """Return names and DuckDB types of a query's columns, without running it.
+    """Return names and DuckDB types of the columns of one query, without running it.
 
     Raises:
         MaterializationError: The text is not a query.
         duckdb.Error: DuckDB cannot make sense of it.
     """
-    kinds = {statement.type for statement in connection.extract_statements(query)}
-    if not kinds <= {duckdb.StatementType.SELECT, duckdb.StatementType.MULTI} or not kinds:
-        raise MaterializationError(
-            f"{where} is made from one query (SELECT, WITH, VALUES, FROM), not from this statement:\n{query}\nReturn RawSql(...) for statements."
-        )
+    # What begins like this cannot be but a query; all else must not be executed by being looked at.
+    if not _QUERY.match(query):
+        kinds = {statement.type for statement in connection.extract_statements(query)}
+        if not kinds <= {duckdb.StatementType.SELECT, duckdb.StatementType.MULTI} or not kinds:
+            raise MaterializationError(
+                f"{where} is made from one query (SELECT, WITH, VALUES, FROM), not from this statement:\n{query}\nReturn RawSql(...) for statements."
+            )
     relation = connection.sql(query)
     return list(zip(relation.columns, relation.types, strict=True))
 

@@ -7,9 +7,10 @@ it; but never beside a write-ahead log, which DuckDB would replay into the new f
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from pipedag_core.errors import StoreError
@@ -26,11 +27,16 @@ _STAMP: Final = ".explore"
 _TRIES: Final = 5
 
 
-def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> None:
+#: Lends a connection to a DuckDB database that is open already.
+Lend = Callable[[], AbstractContextManager[Any]]
+
+
+def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]], lend: Lend) -> None:
     """Make the file show these tables and no others; nothing is done if it does already, and a warning is logged if it cannot be.
 
     Args:
         base: The store's folder.
+        lend: Lends the connection that makes the file.
         stages: Stage -> (readable name -> absolute path of the Parquet file). A stage without tables is an empty schema.
 
     Raises:
@@ -47,7 +53,7 @@ def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> None:
                     target,
                 )
                 return
-            if not _replace(base, stages):
+            if not _replace(base, stages, lend):
                 return
     except PermissionError as error:
         log.warning("%s was not refreshed, a program may have it open: %s", target, error)
@@ -55,11 +61,11 @@ def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> None:
         raise StoreError(f"{target} could not be written: {error}. Check room and rights there.", path=str(target)) from error
 
 
-def _replace(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> bool:
+def _replace(base: Path, stages: Mapping[str, Mapping[str, Path]], lend: Lend) -> bool:
     base.mkdir(parents=True, exist_ok=True)
     fresh = base / f".{uuid4().hex}.duckdb"
     try:
-        if not _write(fresh, stages):
+        if not _write(fresh, stages, lend):
             return False
         version = _version(fresh)
         fresh.replace(base / _NAME)
@@ -96,11 +102,14 @@ def _parts(tables: Mapping[str, Path]) -> list[str]:
     return [part for name in sorted(tables) for part in (name, str(tables[name]))]
 
 
-def _write(path: Path, stages: Mapping[str, Mapping[str, Path]]) -> bool:
+def _write(path: Path, stages: Mapping[str, Mapping[str, Path]], lend: Lend) -> bool:
     # DuckDB is loaded only when there is something to write.
     from pipedag_core.stores import explore_views
 
-    problem = explore_views.write(path, stages, skipped=lambda item, why: log.warning("%s is not shown in %s: %s", item, _NAME, why))
+    with lend() as connection:
+        problem = explore_views.write(
+            connection, path, stages, skipped=lambda item, why: log.warning("%s is not shown in %s: %s", item, _NAME, why)
+        )
     if problem is not None:
         log.warning("%s could not be made: %s", _NAME, problem)
     return problem is None

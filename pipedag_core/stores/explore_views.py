@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import duckdb
 
 from pipedag_core.naming import quote_identifier, quote_literal
 from pipedag_core.stores.layout import place
 
-#: What the file is called while it is made.
-_DATABASE: Final = "fresh_explore"
 
-
-def write(path: Path, stages: Mapping[str, Mapping[str, Path]], skipped: Callable[[str, str], None]) -> str | None:
+def write(connection: Any, path: Path, stages: Mapping[str, Mapping[str, Path]], skipped: Callable[[str, str], None]) -> str | None:
     """Make a DuckDB file with one schema per stage and one view per table.
 
     Args:
+        connection: To any database; it is left as it was.
         path: A file that does not exist yet.
         stages: Stage -> (readable name -> absolute path of the Parquet file).
         skipped: Is told of each stage or table that DuckDB cannot show, and why.
@@ -28,22 +26,27 @@ def write(path: Path, stages: Mapping[str, Mapping[str, Path]], skipped: Callabl
     """
     refused: set[tuple[str, ...]] = set()
     try:
-        with duckdb.connect(":memory:", config={"autoload_known_extensions": False, "autoinstall_known_extensions": False}) as connection:
-            connection.execute(f"ATTACH {quote_literal(path.as_posix())} AS {_DATABASE}")
+        # Several runs of one process may write such files at once, all on one database.
+        database = quote_identifier(path.stem)
+        connection.execute(f"ATTACH {quote_literal(path.as_posix())} AS {database}")
+        try:
             # One transaction for all, since each commit waits for the disk; what cannot be made costs a second try without it.
-            while (failed := _try(connection, stages, refused)) is not None:
+            while (failed := _try(connection, database, stages, refused)) is not None:
                 item, why = failed
                 skipped(".".join(item), why)
                 refused.add(item)
-            connection.execute(f"DETACH {_DATABASE}")
+        finally:
+            connection.execute(f"DETACH {database}")
     except duckdb.Error as error:
         return str(error)
     return None
 
 
-def _try(connection: Any, stages: Mapping[str, Mapping[str, Path]], refused: set[tuple[str, ...]]) -> tuple[tuple[str, ...], str] | None:
+def _try(
+    connection: Any, database: str, stages: Mapping[str, Mapping[str, Path]], refused: set[tuple[str, ...]]
+) -> tuple[tuple[str, ...], str] | None:
     connection.execute("BEGIN")
-    for item, statement in _statements(stages, refused):
+    for item, statement in _statements(database, stages, refused):
         try:
             connection.execute(statement)
         except duckdb.Error as error:
@@ -53,12 +56,14 @@ def _try(connection: Any, stages: Mapping[str, Mapping[str, Path]], refused: set
     return None
 
 
-def _statements(stages: Mapping[str, Mapping[str, Path]], refused: set[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], str]]:
+def _statements(
+    database: str, stages: Mapping[str, Mapping[str, Path]], refused: set[tuple[str, ...]]
+) -> Iterator[tuple[tuple[str, ...], str]]:
     for stage, tables in stages.items():
         if (stage,) in refused:
             continue
         # Stages can be called like DuckDB's own databases, so each name says in which one it is.
-        schema = f"{_DATABASE}.{quote_identifier(stage)}"
+        schema = f"{database}.{quote_identifier(stage)}"
         yield (stage,), f"CREATE SCHEMA IF NOT EXISTS {schema}"
         for name, file in tables.items():
             if (stage, name) not in refused:

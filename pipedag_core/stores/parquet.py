@@ -10,7 +10,7 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from pipedag_core.errors import StoreError
 from pipedag_core.naming import MAX_FILE_NAME
@@ -78,7 +78,7 @@ class ParquetStore:
         """Write `explore.duckdb` anew, a DuckDB file with one view per table; see `pipedag_core.stores.explore`."""
         from pipedag_core.stores import explore
 
-        explore.refresh(self._layout.base, self._paths(stages))
+        explore.refresh(self._layout.base, self._paths(stages), self._lend)
 
     def shows(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> bool:
         """Return whether `explore.duckdb` is there and shows these tables and no others."""
@@ -123,6 +123,15 @@ class ParquetStore:
         except (OSError, StoreError):
             return False
         return table.size is None or size == table.size
+
+    @contextmanager
+    def _lend(self) -> Generator[Any]:
+        engine = self._open_engine()
+        connection = engine.cursor()
+        try:
+            yield connection
+        finally:
+            engine.release(connection)
 
     def _open_engine(self) -> Engine:
         from pipedag_core.stores.duckdb_engine import Engine

@@ -109,10 +109,8 @@ class ParquetSession:
         if not isinstance(data, QueryData):
             with self._claimed(target, where) as location:
                 return self._write_rows(data, target, location, where)
-        from pipedag_core.stores import sqltext
-
         prepared = prepared or self.prepare(data.text, {}, frozenset())
-        if len(sqltext.split(prepared.text)) != 1:
+        if prepared.statements != 1:
             raise MaterializationError(
                 f"{where}: a table is made from one query, and this text holds several statements. Return RawSql(...) for a script.\n"
                 f"{prepared.readable}",

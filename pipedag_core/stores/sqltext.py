@@ -147,7 +147,13 @@ def prepare(sql: str, placeholders: Mapping[str, Placeholder], stages: frozenset
         text=_rewritten(sql, found, places, lambda item: item.text),
         readable=_rewritten(sql, found, places, lambda item: item.readable),
         inputs=tuple(inputs),
+        statements=_count(found),
     )
+
+
+def _count(found: Sequence[Token]) -> int:
+    signs = [token.text == ";" for token in found]
+    return sum(not sign and (at == 0 or signs[at - 1]) for at, sign in enumerate(signs))
 
 
 def _places(

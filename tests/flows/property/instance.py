@@ -19,6 +19,7 @@ from pipedag_core import PipedagConfig, Result, SequentialEngine
 from pipedag_core.config.wire import catalog_path, open_session
 from pipedag_core.ports.data import FileSource, Form, StoredTable
 from pipedag_core.ports.events import Outcome, PointReached, StepEnded, StepStarted
+from pipedag_core.run import memory
 from pipedag_core.runner import clean_up
 from pipedag_core.stores.parquet import ParquetStore
 from tests.flows.property.building import build
@@ -139,6 +140,9 @@ class Instance:
         """Run a model; None for the result of a run that was killed."""
         watcher = Watcher(options.point)
         flow = build(model, self.folder, watcher.called)
+        # Results that point to what is current wait as long as they may; a run that is killed forgets those that wait, at a moment that no rule
+        # knows, so there they do not wait.
+        before, memory.PATIENCE_S = memory.PATIENCE_S, -1.0 if options.point else 3600.0
         try:
             result = flow.run(
                 *options.stages,
@@ -155,6 +159,8 @@ class Instance:
         except Killed:
             self._let_time_pass()
             return None, watcher
+        finally:
+            memory.PATIENCE_S = before
         return result, watcher
 
     def clean_up(self) -> None:
