@@ -6,6 +6,7 @@
     |   |-- DuplicateName           two things want one name
     |   |-- UnknownItem             a reference points to an item that a task does not return
     |   |-- UnsupportedValue        a value that cannot be kept or passed on
+    |   |-- WrongType               something of a wrong type was given (a TypeError, too)
     |   `-- PlanMismatch            a plan was made from another wiring than the flow has now
     |-- CacheError              look at versions and cache functions
     |   |-- FreshInput              ASSERT_NO_FRESH_INPUT met a task that would have to run
@@ -83,6 +84,10 @@ class UnknownItem(FlowError):
 
 class UnsupportedValue(FlowError):
     """A value, inside an argument or a return value, that cannot be kept or passed on."""
+
+
+class WrongType(FlowError, TypeError):
+    """An option was given something of a wrong type or shape."""
 
 
 class PlanMismatch(FlowError):

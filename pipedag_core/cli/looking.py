@@ -65,6 +65,33 @@ def show(
     print_table(f"first {count(len(rows), 'row')}", list(found.schema.names), rows)
 
 
+def sql(
+    table: Annotated[str, typer.Argument(metavar="[STAGE.]TABLE", help="Readable name of a table.")],
+    instance: Instance = None,
+    config: ConfigFile = None,
+    per_user: PerUser = False,
+) -> None:
+    """Print the query that made a committed table, with readable names, ready to paste."""
+    from pipedag_core.config.wire import open_table_store
+
+    context = settings(config, instance, per_user)
+    with _existing_catalog(context) as catalog:
+        found = _find_table(catalog, table, context)
+    if found.query is None:
+        raise ConfigError(
+            f"{found.stage}.{found.name} was not made by a query, but from rows that its task returned. `pipedag show {found.stage}.{found.name}` shows them.",
+            table=table,
+        )
+    store = open_table_store(context)
+    try:
+        dialect = store.capabilities.dialect
+    finally:
+        store.close()
+    from pipedag_core.stores.sqlpretty import pretty
+
+    typer.echo(pretty(found.query, dialect))
+
+
 def gc(instance: Instance = None, config: ConfigFile = None, per_user: PerUser = False) -> None:
     """Remove what retention does not keep."""
     from pipedag_core.runner import clean_up

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, final
 
 from pipedag_core import naming
 from pipedag_core.define import doors
-from pipedag_core.errors import FlowError
+from pipedag_core.errors import FlowError, WrongType
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ def _names(value: str | Sequence[str] | None, what: str) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if not all(isinstance(item, str) for item in value):  # pyright: ignore[reportUnnecessaryIsInstance] -- comes from users
-        raise FlowError(f"{what} takes a column name or a list of column names, not {value!r}.")
+        raise WrongType(f"{what} takes a column name or a list of column names, not {value!r}.")
     return tuple(value)
 
 
@@ -32,7 +32,7 @@ def _indexes(value: Sequence[Sequence[str]] | None) -> tuple[tuple[str, ...], ..
     if value is None:
         return ()
     if isinstance(value, str) or any(isinstance(index, str) for index in value):
-        raise FlowError(f"indexes takes a list of lists of column names, one list per index, not {value!r}. Write [['a'], ['b', 'c']].")
+        raise WrongType(f"indexes takes a list of lists of column names, one list per index, not {value!r}. Write [['a'], ['b', 'c']].")
     return tuple(tuple(index) for index in value)
 
 
@@ -52,14 +52,15 @@ class Table(Generic[T]):
             Without a name, the task's name is used (`<task>`, or `<task>_<path>` when the task returns several).
         primary_key: Column name, or list of them.
         indexes: One list of column names per index.
-        type_map: Column name -> type to store it as.
+        type_map: Column name -> type to store it as: SQL text of the store, or a type of SQLAlchemy, polars, pyarrow, pandas or numpy.
         nullable: Columns that may hold nulls; all others may not.
         non_nullable: Columns that may not hold nulls; all others may. With `nullable` too, both must cover all columns.
         materialization_details: Label of a set of store-specific details from the configuration.
         annotation: A schema class that validates and types the rows.
 
     Raises:
-        FlowError: A name is not legal, or an option has the wrong shape.
+        FlowError: A name is not legal, or a column is in both `nullable` and `non_nullable`.
+        WrongType: An option has the wrong shape; a FlowError and a TypeError.
     """
 
     obj: T

@@ -82,6 +82,14 @@ class DuckDbHook:
         return f"duckdb {duckdb.__version__} {duckdb_trace.canonical(text, tree)}"
 
 
+def type_text(arrow: Any) -> str:
+    """Return the DuckDB type that columns of an Arrow type get."""
+    import pyarrow as pa
+
+    with duckdb.connect() as connection:
+        return str(connection.from_arrow(pa.schema([("x", arrow)]).empty_table()).types[0])
+
+
 _local = threading.local()
 
 

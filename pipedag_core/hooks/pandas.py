@@ -78,6 +78,11 @@ class PandasHook:
         return batches(cache(lambda: _to_arrow(obj, context)), context, in_memory=True, rows=len(obj))
 
 
+def arrow_type(kind: Any) -> Any:
+    """Return the Arrow type that columns of a pandas or numpy type are stored as."""
+    return pa.Array.from_pandas(pd.Series([], dtype=kind)).type
+
+
 def _to_pandas(table: Any, backend: Callable[[Any], Any] | None) -> Any:
     frame = table.to_pandas(types_mapper=backend)
     if backend is None:

@@ -89,6 +89,11 @@ class PolarsHook:
         return f"polars {pl.__version__} {polars_trace.canonical(raw, _origin_function())}"
 
 
+def arrow_type(kind: Any) -> Any:
+    """Return the Arrow type that columns of a polars type, class or instance, are stored as."""
+    return pl.Series([], dtype=kind).to_arrow().type
+
+
 def _executed(columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, size: int | None) -> Iterator[pl.DataFrame]:
     raise TracingRefused(
         "AUTO_VERSION found that the task executes a query (collect, sink, describe ...) on an input, while it is run without data to see its plan. "

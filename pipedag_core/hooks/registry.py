@@ -100,6 +100,10 @@ class Hooks:
             )
         return self._load(name, entry)
 
+    def sql_type(self, kind: Any, dialect: str) -> str:
+        """Return a column's type, in whatever library it is named, as text of a dialect; see `pipedag_core.hooks.dtypes`."""
+        return kind if isinstance(kind, str) else import_module("pipedag_core.hooks.dtypes").sql_type(kind, dialect)
+
     def args(self, hook: TableHook) -> Mapping[str, Any]:
         """Return the options of this hook from the configuration."""
         target = f"{type(hook).__module__}:{type(hook).__qualname__}"

@@ -11,7 +11,7 @@ from sqlalchemy import exc
 from sqlalchemy.dialects import registry as dialects
 
 from pipedag_core.arrow_schema import to_arrow
-from pipedag_core.errors import ConfigError
+from pipedag_core.errors import ConfigError, FlowError
 from pipedag_core.hooks import sqlalchemy_literals as literals
 from pipedag_core.hooks import sqlalchemy_types as types
 from pipedag_core.hooks.forms import refused, write_form
@@ -46,6 +46,19 @@ class SqlAlchemyHook:
             causes = f" ({error.__cause__})" if error.__cause__ else ""
             raise refused(context, f"the query cannot be written as {context.capabilities.dialect} SQL: {error}{causes}") from error
         return QueryData(str(compiled))
+
+
+def type_text(kind: Any, dialect: str) -> str:
+    """Return a type of SQLAlchemy, class or instance, as text of a dialect.
+
+    Raises:
+        FlowError: The dialect has no such type.
+    """
+    made = kind() if isinstance(kind, type) else kind
+    try:
+        return str(made.compile(dialect=_dialect(dialect)))
+    except exc.SQLAlchemyError as error:
+        raise FlowError(f"{made!r} is no type that {dialect} can store a column as: {error}") from error
 
 
 @lru_cache(maxsize=4096)

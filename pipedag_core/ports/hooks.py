@@ -93,6 +93,14 @@ class HookRegistry(Protocol):
         """
         ...
 
+    def sql_type(self, kind: Any, dialect: str) -> str:
+        """Return a column's type, given as SQL text or as a type of SQLAlchemy, pyarrow, polars, pandas, numpy or Python, as text of a dialect.
+
+        Raises:
+            FlowError: It is no type, or the dialect has no such type.
+        """
+        ...
+
     def args(self, hook: TableHook) -> Mapping[str, Any]:
         """Return the options of this hook from the configuration."""
         ...

@@ -22,7 +22,7 @@ from pipedag_core.ports.data import (
 from pipedag_core.ports.events import PointReached
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
-from pipedag_core.run.slots import Mark, Place, Policy, Slot, missing
+from pipedag_core.run.slots import Mark, Place, Policy, Slot, is_small, missing
 
 
 @final
@@ -88,7 +88,9 @@ def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Po
         return _write_script(place, slot, generation, policy)
     assert slot.data is not None
     streamed_frame = policy.kind == "lazy" and slot.key is None
-    hash_content = slot.content_hash is None and (policy.hash_always or streamed_frame)
+    # What type_map makes of rows in memory is known only when they are written.
+    retyped = bool(slot.options.type_map) and is_small(slot.data, place.session)
+    hash_content = slot.content_hash is None and (policy.hash_always or streamed_frame or retyped)
     target = Target(place.stage, generation, name, place.task.id, slot.options, hash_content)
     written = _with_place(place, name, lambda: place.access.write(slot.data, target, prepared=slot.prepared))  # pyright: ignore[reportArgumentType]
     table = _stored(place, slot, written, target, policy)

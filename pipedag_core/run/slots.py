@@ -175,13 +175,9 @@ def _slot(place: Place, item: Any, path: str) -> Slot | None:
 
 def _table_slot(place: Place, table: Table[Any], path: str) -> Slot:
     where = {"stage": place.stage, "task": place.task.id}
-    if table.annotation is not None or table.type_map:
-        option = "annotation" if table.annotation is not None else "type_map"
-        raise UnsupportedByStore(
-            f"{place.who} returned a Table with {option}{_at(path)}; the embedded store does not support it yet. Cast the columns in the task.",
-            **where,
-        )
-    options = TableOptions(table.primary_key, table.indexes, {}, table.nullable, table.non_nullable, table.materialization_details)
+    dialect = place.session.tables.capabilities.dialect
+    types = {column: place.session.hooks.sql_type(kind, dialect) for column, kind in table.type_map.items()}
+    options = TableOptions(table.primary_key, table.indexes, types, table.nullable, table.non_nullable, table.materialization_details)
     reference = place.references.get(id(table.obj))
     if reference is not None and options == TableOptions():
         return Slot(path, table.obj, table.name, stored=reference[1])
@@ -225,7 +221,11 @@ def prepare(place: Place, slots: Sequence[Slot], policy: Policy) -> None:
                 slot.prepared = access.prepare(slot.data.text, place.inputs.placeholders, place.stages)
                 if policy.kind == "lazy":
                     _query_keys(slot, place, version, policy)
-            elif _in_memory(slot.data) and (policy.hash_always or policy.kind == "lazy" or _is_small(slot.data, session)):
+            elif (
+                _in_memory(slot.data)
+                and not slot.options.type_map
+                and (policy.hash_always or policy.kind == "lazy" or is_small(slot.data, session))
+            ):
                 slot.content_hash = access.hash_rows(slot.data)
                 if slot.content_hash is not None:
                     slot.key = slot.base_key = fingerprint.content_identity(slot.content_hash, slot.options)
@@ -243,7 +243,8 @@ def _in_memory(data: TableData) -> bool:
     return data.in_memory if isinstance(data, BatchData) else isinstance(data, FileData) and data.stream is not None
 
 
-def _is_small(data: TableData, session: Session) -> bool:
+def is_small(data: TableData, session: Session) -> bool:
+    """Return whether a table that comes from memory is small enough to be hashed for its own sake."""
     rows = None if isinstance(data, QueryData) else data.rows
     return rows is not None and rows <= session.content_hash_rows
 

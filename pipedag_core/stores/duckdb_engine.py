@@ -229,6 +229,23 @@ def content_hash(connection: Any, path: Path, schema_digest: str) -> str:
     return f"duckdb3:{duckdb.__version__}:{digest(schema_digest, *(str(part) for part in row[:3]))}#{digest(str(row[3]))}"
 
 
+def count_nulls(connection: Any, path: Path, columns: Sequence[str]) -> dict[str, int]:
+    """Return how many nulls columns of a Parquet file hold, for those of which the file does not say it."""
+    counts = ", ".join(f"count(*) - count({quote_identifier(name)})" for name in columns)
+    [row] = connection.execute(f"SELECT {counts} FROM {place(path)}").fetchall()
+    return dict(zip(columns, row, strict=True))
+
+
+def duplicate_key(connection: Any, path: Path, key: Sequence[str]) -> tuple[tuple[object, ...], int, int] | None:
+    """Return the key that occurs most often in a Parquet file, if any does more than once: its values, how often, and how many such keys there are."""
+    columns = ", ".join(map(quote_identifier, key))
+    found = connection.execute(
+        f"SELECT {columns}, count(*), count(*) OVER () FROM {place(path)} GROUP BY {columns} HAVING count(*) > 1 "
+        f"ORDER BY count(*) DESC, {columns} LIMIT 1"
+    ).fetchall()
+    return None if not found else (tuple(found[0][:-2]), found[0][-2], found[0][-1])
+
+
 def _hash_terms(name: str, kind: Any) -> list[str]:
     column = quote_identifier(name)
     if kind.id in _NESTED:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipedag_core.arrow_schema import from_arrow
 from pipedag_core.errors import MaterializationError, UnsupportedByStore
-from pipedag_core.ports.data import TableOptions, TableSchema
+from pipedag_core.ports.data import TableSchema
 from pipedag_core.stores.arrow_hash import ContentHasher, schema_digest
 
 #: What to do about most types that Arrow does not know.
@@ -247,34 +247,3 @@ def _cast(array: Any, field: Any, where: str) -> Any:
         raise MaterializationError(
             f"{where}: column {field.name!r} cannot be stored as {field.type}, as type_map asks: {error}", column=field.name
         ) from error
-
-
-def check_options(options: TableOptions, found: FileFacts, where: str) -> None:
-    """Check what was declared with a table against what was written.
-
-    Raises:
-        MaterializationError: An option names a column that is not there, or a column that may not hold nulls does.
-    """
-    names = found.schema.names
-    lists = {
-        "primary_key": options.primary_key,
-        "indexes": tuple(name for index in options.indexes for name in index),
-        "type_map": tuple(options.type_map),
-        "nullable": options.nullable or (),
-        "non_nullable": options.non_nullable or (),
-    }
-    for option, wanted in lists.items():
-        unknown = [name for name in wanted if name not in names]
-        if unknown:
-            raise MaterializationError(
-                f"{where}: {option} names {unknown}, which are no columns. There are: {', '.join(names)}.", column=unknown[0]
-            )
-    filled = set(options.primary_key) | set(options.non_nullable or ())
-    if options.nullable is not None and options.non_nullable is None:
-        filled |= set(names) - set(options.nullable)
-    for name in names:
-        if name in filled and (found.nulls.get(name) or 0) > 0:
-            raise MaterializationError(
-                f"{where}: column {name!r} may not hold nulls, but {found.nulls[name]} of {found.rows} rows do. Fill them, or declare it nullable.",
-                column=name,
-            )

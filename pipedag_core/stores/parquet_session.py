@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from pipedag_core.errors import MaterializationError, StoredDataMissing, StoreError, UnsupportedByStore
+from pipedag_core.errors import MaterializationError, StoredDataMissing, StoreError
 from pipedag_core.ports.data import (
     BatchData,
     BatchSource,
@@ -22,6 +22,7 @@ from pipedag_core.ports.data import (
     Source,
     StoredTable,
     TableData,
+    TableOptions,
     Target,
     Written,
 )
@@ -29,6 +30,7 @@ from pipedag_core.stores.layout import Layout, place
 
 if TYPE_CHECKING:
     from pipedag_core.stores.duckdb_engine import Engine
+    from pipedag_core.stores.parquet_files import FileFacts
 
 #: What the operating system says when the fault lies with the disk and not with the rows.
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR})
@@ -163,7 +165,6 @@ class ParquetSession:
             self._cursor = None
 
     def _write_rows(self, data: BatchData | FileData, target: Target, location: str, where: str) -> Written:
-        from pipedag_core.stores import parquet_files
 
         path = self._layout.path(location)
         content = None
@@ -173,18 +174,32 @@ class ParquetSession:
             data.write(str(path))
             return self._finish(location, target, where, content)
         if data.stream is None:
-            raise UnsupportedByStore(
-                f"{where}: type_map cannot be applied to a lazy frame in a Parquet store. Cast the columns in the frame."
-            )
-        reader = parquet_files.batches(data.stream(), where)
+            assert isinstance(data, FileData)
+            return self._write_retyped(data, target, location, where)
+        return self._write_stream(data.stream(), target, location, where)
+
+    def _write_retyped(self, data: FileData, target: Target, location: str, where: str) -> Written:
+        """Let a library that only writes files do so beside the table, and cast on the way from there."""
+        from pipedag_core.stores import parquet_files
+
+        with self._claimed(target, where) as spare:
+            path = self._layout.path(spare)
+            try:
+                data.write(str(path))
+                stream, file = parquet_files.open_batches(path)
+                with file:
+                    return self._write_stream(stream, target, location, where)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _write_stream(self, stream: Any, target: Target, location: str, where: str) -> Written:
+        from pipedag_core.stores import parquet_files, table_options
+
+        path = self._layout.path(location)
+        reader = parquet_files.batches(stream, where)
         parquet_files.check_names(reader.schema.names, where)
+        table_options.check_columns(target.options, reader.schema.names, where)
         if target.options.type_map:
-            unknown = [name for name in target.options.type_map if name not in reader.schema.names]
-            if unknown:
-                raise MaterializationError(
-                    f"{where}: type_map names {unknown}, which are no columns. There are: {', '.join(reader.schema.names)}.",
-                    column=unknown[0],
-                )
             engine, connection = _engine_module(), self._connection()
             types = {name: engine.arrow_type(connection, kind, where) for name, kind in target.options.type_map.items()}
             reader = parquet_files.retyped(reader, types, where)
@@ -196,7 +211,7 @@ class ParquetSession:
     def _write_query(self, connection: Any, text: str, readable: str, target: Target, location: str, where: str) -> Written:
         import duckdb
 
-        from pipedag_core.stores import parquet_files
+        from pipedag_core.stores import parquet_files, table_options
 
         engine = _engine_module()
         path = self._layout.path(location)
@@ -204,6 +219,7 @@ class ParquetSession:
         try:
             columns = engine.columns_of(connection, text, where)
             parquet_files.check_names([name for name, _ in columns], where)
+            table_options.check_columns(target.options, [name for name, _ in columns], where)
             for kind in target.options.type_map.values():
                 engine.arrow_type(connection, kind, where)
             casts = engine.projection(columns, target.options.type_map, where)
@@ -213,17 +229,40 @@ class ParquetSession:
         return self._finish(location, target, where, None, connection)
 
     def _finish(self, location: str, target: Target, where: str, content: str | None, connection: Any = None) -> Written:
-        from pipedag_core.stores import parquet_files
+        from pipedag_core.stores import parquet_files, table_options
 
         path = self._layout.path(location)
         found = parquet_files.facts(path, where)
         parquet_files.check_names(found.schema.names, where)
         parquet_files.check_types(found.arrow, where)
-        parquet_files.check_options(target.options, found, where)
+        table_options.check_columns(target.options, found.schema.names, where)
+        self._check_rows(path, found, target.options, where, connection)
         if target.hash_content and content is None:
             schema = parquet_files.schema_hash(found.arrow)
             content = None if schema is None else self._hash_file(path, schema, where, connection or self._connection())
-        return Written(location, found.schema, found.rows, found.size, content)
+        return Written(location, table_options.with_nullability(found.schema, target.options), found.rows, found.size, content)
+
+    def _check_rows(self, path: Path, found: FileFacts, options: TableOptions, where: str, connection: Any) -> None:
+        """Files have no constraints, so what a table promises about its rows is checked before it counts as one."""
+        import duckdb
+
+        from pipedag_core.stores import table_options
+
+        filled = table_options.filled_columns(options, found.schema.names)
+        if not filled:
+            return
+        try:
+            unknown = [name for name in filled if found.nulls.get(name) is None]
+            counted = _engine_module().count_nulls(connection or self._connection(), path, unknown) if unknown else {}
+            table_options.refuse_nulls({name: counted.get(name, found.nulls.get(name) or 0) for name in filled}, found.rows, where)
+            if not options.primary_key:
+                return
+            double = _engine_module().duplicate_key(connection or self._connection(), path, options.primary_key)
+        except duckdb.Error as error:
+            raise self._translate(error, where, f"(constraints of {path})", ()) from error
+        if double is not None:
+            example, times, keys = double
+            table_options.refuse_duplicates(options.primary_key, example, times, keys, where)
 
     def _hash_file(self, path: Path, schema: str, where: str, connection: Any) -> str:
         import duckdb

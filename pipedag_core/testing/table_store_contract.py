@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipedag_core.errors import MaterializationError, PipedagError, StoredDataMissing
-from pipedag_core.ports.data import BatchData, FileData, Form, QueryData, StoredTable, TableOptions
+from pipedag_core.ports.data import BatchData, FileData, Form, QueryData, StoredTable
 from pipedag_core.ports.stores import TableStore
+from pipedag_core.testing.table_store_options_contract import TableStoreOptionsContract
 from pipedag_core.testing.table_store_samples import keep, rows, target
 from pipedag_core.testing.table_store_sql_contract import TableStoreSqlContract
 
@@ -38,7 +39,7 @@ STRANGE_NAMES = [
 ]
 
 
-class TableStoreContract(TableStoreSqlContract):
+class TableStoreContract(TableStoreOptionsContract, TableStoreSqlContract):
     """Tables.
 
     Subclasses override the fixture `store`; an adding of `drop_past_store` lets damage be tested too.
@@ -196,19 +197,6 @@ class TableStoreContract(TableStoreSqlContract):
             table = pa.table([[1]] * len(names), names=names)
             with store.session("f.t") as session, pytest.raises(MaterializationError, match="wanted"):
                 keep(session, BatchData(lambda t=table: t, in_memory=True), "wanted")
-
-    def test_declared_columns_have_to_exist_and_nulls_have_to_be_allowed(self, store: TableStore, rows_as_table: pa.Table) -> None:
-        wrong = [
-            TableOptions(primary_key=("nope",)),
-            TableOptions(indexes=(("nope",),)),
-            TableOptions(non_nullable=("id",)),
-            TableOptions(nullable=("x",)),
-        ]
-        with store.session("f.t") as session:
-            for options in wrong:
-                with pytest.raises(MaterializationError):
-                    keep(session, BatchData(lambda: rows_as_table, in_memory=True), options=options)
-            keep(session, BatchData(lambda: rows_as_table, in_memory=True), options=TableOptions(nullable=("id", "x", "name", "ok")))
 
     # --- content hashes -----------------------------------------------------------------------------------------------------------
 

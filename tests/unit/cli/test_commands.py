@@ -349,3 +349,28 @@ def test_clean_up_says_what_it_removed(cli):
 
 def test_the_log_is_written_when_it_is_asked_for(cli):
     assert cli("--version").stdout.startswith("pipedag-core ")
+
+
+def test_the_query_of_a_table_is_printed_with_readable_names_and_can_be_pasted(cli, tmp_path):
+    (tmp_path / "queries.py").write_text(
+        "import pyarrow as pa, sqlalchemy as sa\n"
+        "from pipedag_core import Flow, Stage, materialize\n"
+        "rows = materialize(lambda: pa.table({'id': [1, 2, 3]}), name='rows', version='1')\n"
+        "large = materialize(lambda t: sa.select(t.c.id).where(t.c.id > 1), name='large', lazy=True, input_type=sa.Table)\n"
+        "with Flow('f') as flow:\n"
+        "    with Stage('a'):\n"
+        "        table = rows()\n"
+        "    with Stage('b'):\n"
+        "        large(table)\n"
+    )
+    assert cli("run", "queries.py:flow").exit_code == 0
+    text = cli("sql", "large").stdout
+    assert '"a"."rows"' in text
+    assert text.startswith("SELECT\n")
+    import duckdb
+
+    with duckdb.connect(str(next(tmp_path.rglob("explore.duckdb"))), read_only=True) as connection:
+        assert connection.execute(text).fetchall() == [(2,), (3,)]
+    refused = cli("sql", "a.rows")
+    assert refused.exit_code != 0
+    assert "not made by a query" in refused.stderr
