@@ -18,15 +18,23 @@ from pipedag_core.ports.events import Outcome, StepReport
 #: Seconds for which an interrupted run waits for the tasks that are at work before it leaves them behind.
 GRACE_S = 2.0
 
-_Answer = tuple[Step, StepReport | BaseException]
+
+class _Computed:
+    """Says that a step only writes any more."""
+
+
+_Answer = tuple[Step, StepReport | BaseException | _Computed]
 
 
 @final
 class ThreadEngine:
     """Carries out independent steps at the same time; see `pipedag_core.ports.engines.Engine`.
 
+    A step that only writes any more what it has in memory makes room for the next one, so that writing and computing overlap.
+
     Args:
-        max_workers: Threads; by default the number of processors, at least 2 and at most 4, since tasks use many threads inside.
+        max_workers: Steps that compute at the same time; by default the number of processors, at least 2 and at most 4, since tasks use many
+            threads inside. As many again may be writing.
     """
 
     def __init__(self, max_workers: int | None = None) -> None:
@@ -43,12 +51,12 @@ class ThreadEngine:
         def work() -> None:
             while (step := todo.get()) is not None:
                 try:
-                    done.put((step, run_step(step)))
+                    done.put((step, run_step(step, lambda step=step: done.put((step, _Computed())))))
                 except BaseException as error:  # noqa: BLE001 -- it is raised again in the thread that waits
                     done.put((step, error))
 
         # Daemons: a task that does not end must not keep an interrupted program alive.
-        workers = [threading.Thread(target=work, name=f"pipedag-{number}", daemon=True) for number in range(self.max_workers)]
+        workers = [threading.Thread(target=work, name=f"pipedag-{number}", daemon=True) for number in range(2 * self.max_workers)]
         for worker in workers:
             worker.start()
         try:
@@ -64,27 +72,35 @@ class ThreadEngine:
         return agenda.reports
 
     def _work(self, agenda: Agenda, todo: queue.SimpleQueue[Step | None], done: queue.SimpleQueue[_Answer], *, fail_fast: bool) -> None:
-        running = 0
+        computing: set[str] = set()
+        writing: set[str] = set()
         waiting: list[Step] = []
         waited = 0
         retry_at = 0.0
-        while running or not agenda.is_done:
+        while computing or writing or not agenda.is_done:
             if waiting and time.monotonic() >= retry_at:
                 for step in waiting:
                     agenda.give_back(step)
                 waiting.clear()
-            while running < self.max_workers and (step := agenda.take()) is not None:
+            while len(computing) < self.max_workers and (step := agenda.take()) is not None:
                 todo.put(step)
-                running += 1
-            if not running and not waiting:
+                computing.add(step.id)
+            if not computing and not writing and not waiting:
                 raise agenda.stuck()
             try:
                 # A timeout even when there is nothing to retry: without one, Ctrl-C is not noticed on every platform.
                 answer = done.get(timeout=max(retry_at - time.monotonic(), 0.001) if waiting else 1.0)
             except queue.Empty:
                 continue
-            running -= 1
             step, report = answer
+            if isinstance(report, _Computed):
+                # What is written is held in memory, so there is a limit to it.
+                if len(writing) < self.max_workers:
+                    computing.discard(step.id)
+                    writing.add(step.id)
+                continue
+            computing.discard(step.id)
+            writing.discard(step.id)
             if isinstance(report, BaseException):
                 raise report
             if report.outcome is Outcome.WAITING:
@@ -95,14 +111,17 @@ class ThreadEngine:
             waited = 0
             agenda.note(report)
             if report.outcome is Outcome.FAILED and fail_fast:
-                self._drain(agenda, done, running)
+                self._drain(agenda, done, len(computing) + len(writing))
                 agenda.skip_rest(step)
                 return
 
-    def _drain(self, agenda: Agenda, done: queue.SimpleQueue[_Answer], running: int) -> None:
+    def _drain(self, agenda: Agenda, done: queue.SimpleQueue[_Answer], at_work: int) -> None:
         """Let the steps that are at work come to their end; nothing new is started."""
-        for _ in range(running):
+        while at_work:
             step, report = done.get()
+            if isinstance(report, _Computed):
+                continue
+            at_work -= 1
             if isinstance(report, BaseException):
                 raise report
             if report.outcome is not Outcome.WAITING:

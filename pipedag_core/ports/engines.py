@@ -8,8 +8,19 @@ from typing import Protocol
 from pipedag_core.plan.model import Plan, Step
 from pipedag_core.ports.events import StepReport
 
-#: Carries out one step and says how it went; raises only when the program is to end (KeyboardInterrupt).
-RunStep = Callable[[Step], StepReport]
+
+class RunStep(Protocol):
+    """Carries out one step and says how it went; raises only when the program is to end (KeyboardInterrupt)."""
+
+    def __call__(self, step: Step, computed: Callable[[], None] | None = None, /) -> StepReport:
+        """Carry out a step.
+
+        Args:
+            step: The step.
+            computed: Called at most once, from the thread that carries out the step, when all that remains of it is to write rows that are in
+                memory. An engine may start another step then, though this one has not ended.
+        """
+        ...
 
 
 class Engine(Protocol):

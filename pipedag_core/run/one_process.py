@@ -12,6 +12,7 @@ from typing import final
 from pipedag_core.define.flow import Flow
 from pipedag_core.errors import PipedagError
 from pipedag_core.plan.model import Plan, Step, StepKind
+from pipedag_core.ports.engines import RunStep
 from pipedag_core.ports.events import Outcome, StepReport
 from pipedag_core.run import steps
 from pipedag_core.run.session import Run, Session
@@ -57,19 +58,19 @@ class Units:
                 log.warning("The lease of stage %s could not be given back before the end of the run: %s", unit, error)
 
 
-def step_runner(session: Session, run: Run, flow: Flow, plan: Plan, units: Units) -> Callable[[Step], StepReport]:
+def step_runner(session: Session, run: Run, flow: Flow, plan: Plan, units: Units) -> RunStep:
     """Return what the engine calls for a step."""
     failed = threading.Event()
     around = sys.exc_info()[1]
 
-    def run_step(step: Step) -> StepReport:
+    def run_step(step: Step, computed: Callable[[], None] | None = None, /) -> StepReport:
         state = None
         if step.kind is StepKind.FINISH:
             # The engine calls the finish step while an interruption is on its way up through it; the caller of the run may be handling
             # an exception of its own.
             interrupted = sys.exc_info()[1] not in (None, around)
             state = "aborted" if interrupted else "failed" if failed.is_set() else None
-        report = steps.execute_step(session, run, flow, plan, step, state=state)
+        report = steps.execute_step(session, run, flow, plan, step, state=state, computed=computed)
         if report.outcome is Outcome.FAILED:
             failed.set()
         units.note(report)

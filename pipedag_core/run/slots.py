@@ -280,6 +280,11 @@ def reuse(place: Place, slots: Sequence[Slot], policy: Policy) -> None:
                 slot.stored = stored
 
 
+def has_rows(slot: Slot) -> bool:
+    """Return whether all that is to be written for a slot is in memory."""
+    return slot.blob is not None or (slot.data is not None and _in_memory(slot.data))
+
+
 def missing(session: Session, run: Run, objects: Sequence[StoredObject]) -> set[str]:
     """Return the ids of objects whose data is gone, and strike them from the catalog, so that they count as a miss from now on."""
     tables = [item for item in objects if isinstance(item, StoredTable)]

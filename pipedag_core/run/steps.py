@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipedag_core.define.flow import Flow
@@ -25,7 +25,16 @@ log = logging.getLogger("pipedag_core.run")
 LONG_WAIT_S = 10.0
 
 
-def execute_step(session: Session, run: Run, flow: Flow, plan: Plan, step: Step, *, state: str | None = None) -> StepReport:
+def execute_step(
+    session: Session,
+    run: Run,
+    flow: Flow,
+    plan: Plan,
+    step: Step,
+    *,
+    state: str | None = None,
+    computed: Callable[[], None] | None = None,
+) -> StepReport:
     """Carry out one step of a registered run.
 
     Args:
@@ -34,6 +43,7 @@ def execute_step(session: Session, run: Run, flow: Flow, plan: Plan, step: Step,
         flow: The flow's code, wired as the plan says.
         plan: What is being done.
         step: Which step.
+        computed: Told when all that remains is to write rows that are in memory; see `pipedag_core.ports.engines.RunStep`.
         state: For the finish step: how the run ended, if the caller knows; else it follows from the catalog.
 
     Returns:
@@ -46,7 +56,7 @@ def execute_step(session: Session, run: Run, flow: Flow, plan: Plan, step: Step,
             case StepKind.OPEN:
                 report = _open(session, run, plan, step)
             case StepKind.TASK:
-                report = _task(session, run, flow, plan, step)
+                report = _task(session, run, flow, plan, step, computed)
             case StepKind.COMMIT:
                 report = _commit(session, run, plan, step)
             case StepKind.FINISH:
@@ -194,7 +204,7 @@ def _span(seconds: float) -> str:
 # --- task ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> StepReport:
+def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step, computed: Callable[[], None] | None) -> StepReport:
     assert step.stage is not None
     assert step.task is not None
     generation = run.open.get(step.stage)
@@ -205,7 +215,7 @@ def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> Ste
             return _waiting(step, opened)
         generation = opened.generations[step.stage]
     planned = plan_lookup(run, plan).tasks[step.stage, step.task]
-    return run_task(session, run, flow, plan, planned, find_task(run, flow, step.stage, step.task), generation)
+    return run_task(session, run, flow, plan, planned, find_task(run, flow, step.stage, step.task), generation, computed)
 
 
 # --- commit -------------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast, final
@@ -31,7 +31,7 @@ from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.pointing import point
 from pipedag_core.run.session import Run, Session
-from pipedag_core.run.slots import Mark, Place, Policy, Slot, collect, missing, prepare, query_parts, refuse_opaque, reuse
+from pipedag_core.run.slots import Mark, Place, Policy, Slot, collect, has_rows, missing, prepare, query_parts, refuse_opaque, reuse
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Job:
     generation: GenerationKey
     inputs: TaskInputs
     started: float
+    computed: Callable[[], None] | None
 
     @property
     def who(self) -> str:
@@ -65,7 +66,16 @@ class Job:
         return self.run.catalog(self.session)
 
 
-def run_task(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTask, task: Task, generation: GenerationKey) -> StepReport:
+def run_task(
+    session: Session,
+    run: Run,
+    flow: Flow,
+    plan: Plan,
+    planned: PlanTask,
+    task: Task,
+    generation: GenerationKey,
+    computed: Callable[[], None] | None = None,
+) -> StepReport:
     """Carry out a task step whose stage is open, and record its result.
 
     Returns:
@@ -76,20 +86,29 @@ def run_task(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTa
     """
     for _ in range(_TRIES - 1):
         try:
-            return _run_once(session, run, flow, plan, planned, task, generation)
+            return _run_once(session, run, flow, plan, planned, task, generation, computed)
         except StoredDataMissing as error:
             # Recording names what it missed: clean-up by another run came between finding stored data and pointing to it.
             if not getattr(error, "ids", ()):
                 raise
             run.catalog(session).forget_all()
             log.info("Task %s is decided again, since clean-up by another run removed what it was to point to", planned.id)
-    return _run_once(session, run, flow, plan, planned, task, generation)
+    return _run_once(session, run, flow, plan, planned, task, generation, computed)
 
 
-def _run_once(session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTask, task: Task, generation: GenerationKey) -> StepReport:
+def _run_once(
+    session: Session,
+    run: Run,
+    flow: Flow,
+    plan: Plan,
+    planned: PlanTask,
+    task: Task,
+    generation: GenerationKey,
+    computed: Callable[[], None] | None,
+) -> StepReport:
     started = time.monotonic()
     inputs = resolve(session, run, plan, task)
-    job = Job(session, run, flow, plan, planned, task, generation, inputs, started)
+    job = Job(session, run, flow, plan, planned, task, generation, inputs, started, computed)
     kind = planned.cached_by
     forced = _is_forced(job)
     if kind == "lazy":
@@ -233,6 +252,7 @@ def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) ->
         place, marked, slots = _outcome(job, access)
         prepare(place, slots, policy)
         reuse(place, slots, policy)
+        _tell_computed(job, slots)
         output = outputs.write(place, marked, slots, job.generation.number, policy)
     key = policy.fingerprint
     result = _result(job, output, parts, Outcome.RAN, reason)
@@ -275,6 +295,7 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
             left = [slot for slot in slots if slot.stored is None]
             if any(slot.key is not None for slot in left):
                 _refuse_fresh_input(job, lazy=True)
+            _tell_computed(job, slots)
             output = outputs.write(place, marked, slots, job.generation.number, policy)
             # Rows that are known only when they are written may turn out to be stored already.
             if not slots:
@@ -292,6 +313,13 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
             if script is not None:
                 result = replace(result, fingerprint=script.full, base_fingerprint=script.base)
             return _record(job, result, output)
+
+
+def _tell_computed(job: Job, slots: Sequence[Slot]) -> None:
+    """Tell the engine that others may compute now, if what is to be written is in memory; queries and lazy frames still have to be executed."""
+    left = [slot for slot in slots if slot.stored is None]
+    if job.computed is not None and left and all(has_rows(slot) for slot in left):
+        job.computed()
 
 
 def _script_token(marked: Any, slots: Sequence[Slot]) -> str | None:

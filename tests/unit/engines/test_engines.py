@@ -41,7 +41,7 @@ class Work:
         self.ended = set()
         self.lock = threading.Lock()
 
-    def run(self, step):
+    def run(self, step, computed=None):
         with self.lock:
             self.calls.append(step.id)
             self.ended_before[step.id] = set(self.ended)
@@ -96,7 +96,7 @@ def test_an_interruption_comes_out_after_the_finish_step(name):
     plan = plan_of([[], [0]])
     seen = []
 
-    def run(step):
+    def run(step, computed=None):
         seen.append(step.id)
         if step.id == "task:s.t0":
             raise KeyboardInterrupt
@@ -118,10 +118,46 @@ def test_independent_steps_run_at_the_same_time():
     plan = plan_of([[], [], []])
     meet = threading.Barrier(3)
 
-    def run(step):
+    def run(step, computed=None):
         if step.kind is StepKind.TASK:
             meet.wait(30)
         return StepReport(step.id, Outcome.RAN)
 
     reports = ThreadEngine(max_workers=3).run(plan, run, Work().skip, fail_fast=False)
     assert len(reports) == 4
+
+
+def test_a_step_that_only_writes_any_more_makes_room_for_the_next_one_to_compute():
+    second_began = threading.Event()
+
+    def run(step, computed=None):
+        if step.id == "task:s.t0":
+            computed()
+            # Ends only once the other one has begun, though there is one worker.
+            assert second_began.wait(10)
+        elif step.id == "task:s.t1":
+            second_began.set()
+        return StepReport(step.id, Outcome.RAN)
+
+    reports = ThreadEngine(max_workers=1).run(plan_of([[], []]), run, Work().skip, fail_fast=False)
+    assert [report.step for report in reports] == ["task:s.t1", "task:s.t0", "finish"]
+
+
+def test_no_more_steps_write_at_a_time_than_may_compute():
+    at_work, most, lock, enough = set(), [], threading.Lock(), threading.Event()
+
+    def run(step, computed=None):
+        with lock:
+            at_work.add(step.id)
+            most.append(len(at_work))
+            if len(most) == 2:
+                enough.set()
+        if step.id.startswith("task"):
+            computed()
+            enough.wait(10)
+        with lock:
+            at_work.discard(step.id)
+        return StepReport(step.id, Outcome.RAN)
+
+    ThreadEngine(max_workers=1).run(plan_of([[] for _ in range(8)]), run, Work().skip, fail_fast=False)
+    assert max(most) == 2
