@@ -1,20 +1,45 @@
-"""How fast 10 million rows go out to the store and come back, through polars."""
+"""How fast 10 million rows go out to the store and come back, through polars, pandas and pyarrow, and what hashing their content costs."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from timing import Row, Stopwatch, in_turns, row
 
 from pipedag_core import Flow, PipedagConfig, SequentialEngine, Stage, materialize
+from pipedag_core.stores import parquet_files
 
-LIMIT = 1.2
+HASH_LIMIT = 0.5
 
 YEAR_S = 365 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class Library:
+    """How a library makes its table of a polars frame, writes it and reads it by itself, and how much longer it may take through a flow."""
+
+    name: str
+    kind: Any
+    make: Callable[[pl.DataFrame], Any]
+    write: Callable[[Any, Path], object]
+    read: Callable[[Path], Any]
+    limit: float
+
+
+LIBRARIES = (
+    Library("polars", pl.DataFrame, lambda frame: frame, lambda table, path: table.write_parquet(path), pl.read_parquet, 1.1),
+    Library("pandas", pd.DataFrame, lambda frame: frame.to_pandas(), lambda table, path: table.to_parquet(path), pd.read_parquet, 1.3),
+    Library("pyarrow", pa.Table, lambda frame: frame.to_arrow(), pq.write_table, lambda path: pq.ParquetFile(path).read(), 1.1),
+)
 
 
 def make_frame(rows: int) -> pl.DataFrame:
@@ -36,77 +61,100 @@ def make_frame(rows: int) -> pl.DataFrame:
 
 
 class Source:
-    """Holds the frame where the task finds it: making it is not what is measured."""
+    """Holds the table where the task finds it: making it is not what is measured."""
 
-    frame = pl.DataFrame()
+    table: Any = None
 
 
 @materialize(version="1.0")
-def large() -> pl.DataFrame:
-    """Return the frame; only a first run writes it."""
-    return Source.frame
+def large() -> Any:
+    """Return the table; only a first run writes it."""
+    return Source.table
 
 
-@materialize(input_type=pl.DataFrame)
-def count(frame: pl.DataFrame) -> int:
-    """Read the frame; without a version this runs always."""
-    return frame.height
+def flow_of(kind: Any, *, read: bool) -> tuple[Flow, Any]:
+    """Declare the flow, with or without the task that reads the table as `kind`."""
+
+    @materialize(input_type=kind)
+    def count(table: Any) -> int:
+        """Read the table; without a version this runs always."""
+        return len(table)
+
+    rows: Any = None
+    with Flow("large") as flow:
+        with Stage("out"):
+            table: Any = large()
+        if read:
+            with Stage("back"):
+                rows = count(table)
+    return flow, rows
 
 
-def out(frame: pl.DataFrame, watch: Stopwatch) -> None:
-    """Write the frame by a flow into a new store."""
-    with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder), frame, watch, read=False)
-
-
-def run(folder: Path, frame: pl.DataFrame, watch: Stopwatch, *, read: bool) -> None:
-    """Run the flow on the store in `folder`, with or without the task that reads the table."""
-    Source.frame = frame
+def run(folder: Path, library: Library, table: Any, watch: Stopwatch, *, read: bool) -> None:
+    """Run the flow on the store in `folder`."""
+    Source.table = table
     store = {"class": "parquet", "args": {"base_path": f"{folder}/{{instance_id}}"}}
     config = PipedagConfig({"name": "bench", "instances": {"bench": {"instance_id": "bench", "table_store": store}}}).get("bench")
-    rows: Any = None
     with watch:
-        with Flow("large") as flow:
-            with Stage("out"):
-                table: Any = large()
-            if read:
-                with Stage("back"):
-                    rows = count(table)
+        flow, rows = flow_of(library.kind, read=read)
         result = flow.run(config=config, orchestration_engine=SequentialEngine(), fail_fast=True)
-    if read and result.get(rows) != frame.height:
+    if read and result.get(rows) != len(table):
         raise RuntimeError("Rows are missing.")
 
 
-def measure(quick: bool) -> list[Row]:
-    """Write and read the frame by a flow and by polars alone, in turns."""
-    rows = 1_500_000 if quick else 10_000_000
-    frame = make_frame(rows)
+def measure_library(library: Library, frame: pl.DataFrame, repeats: int) -> list[Row]:
+    """Write and read the table by a flow and by the library alone, in turns."""
+    table = library.make(frame)
     with tempfile.TemporaryDirectory() as kept:
         stored, raw_file = Path(kept, "flow"), Path(kept, "raw.parquet")
-        run(stored, frame, Stopwatch(), read=True)
-        frame.write_parquet(raw_file)
+        run(stored, library, table, Stopwatch(), read=True)
+        library.write(table, raw_file)
         size = max(file.stat().st_size for file in stored.rglob("*.parquet"))
+
+        def out(watch: Stopwatch) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                run(Path(folder), library, table, watch, read=False)
 
         def raw_out(watch: Stopwatch) -> None:
             with tempfile.TemporaryDirectory() as folder, watch:
-                frame.write_parquet(Path(folder) / "raw.parquet")
+                library.write(table, Path(folder) / "raw.parquet")
 
         def raw_back(watch: Stopwatch) -> None:
             with watch:
-                pl.read_parquet(raw_file)
+                library.read(raw_file)
 
         timings = in_turns(
-            {
-                "out": lambda watch: out(frame, watch),
-                "raw out": raw_out,
-                "back": lambda watch: run(stored, frame, watch, read=True),
-                "raw back": raw_back,
-            },
-            3 if quick else 5,
+            {"out": out, "raw out": raw_out, "back": lambda watch: run(stored, library, table, watch, read=True), "raw back": raw_back},
+            repeats,
         )
         sizes = f"{size / 1e6:.0f} MB stored, {raw_file.stat().st_size / 1e6:.0f} MB raw"
-    what = f"{rows / 1e6:g} M rows x {frame.width} columns"
+    what = f"{frame.height / 1e6:g} M rows x {frame.width} columns through {library.name}"
+    options: dict[str, Any] = {"compared": "times", "limit": library.limit, "note": sizes}
     return [
-        row(f"{what}, out", timings["out"], raw=timings["raw out"], raw_what="write_parquet", compared="times", limit=LIMIT, note=sizes),
-        row(f"{what}, back", timings["back"], raw=timings["raw back"], raw_what="read_parquet", compared="times", limit=LIMIT, note=sizes),
+        row(f"{what}, out", timings["out"], raw=timings["raw out"], raw_what="its own writer", **options),
+        row(f"{what}, back", timings["back"], raw=timings["raw back"], raw_what="its own reader", **options),
     ]
+
+
+def measure_hash(frame: pl.DataFrame, repeats: int) -> Row:
+    """Hash the content and write the file, in turns."""
+
+    def hashed(watch: Stopwatch) -> None:
+        with watch:
+            parquet_files.hash_batches(parquet_files.batches(frame, "bench"))
+
+    def written(watch: Stopwatch) -> None:
+        with tempfile.TemporaryDirectory() as folder, watch:
+            frame.write_parquet(Path(folder) / "raw.parquet")
+
+    timings = in_turns({"hash": hashed, "write": written}, repeats)
+    what = f"content hash of {frame.height / 1e6:g} M rows x {frame.width} columns"
+    return row(what, timings["hash"], raw=timings["write"], raw_what="write_parquet", compared="times", limit=HASH_LIMIT)
+
+
+def measure(quick: bool) -> list[Row]:
+    """Measure one library after another, and the hash."""
+    frame = make_frame(1_500_000 if quick else 10_000_000)
+    repeats = 3 if quick else 5
+    rows = [item for library in LIBRARIES for item in measure_library(library, frame, repeats)]
+    return [*rows, measure_hash(frame, repeats)]

@@ -1,4 +1,4 @@
-"""What a lazy SQL task costs when its result is valid, and when it is not."""
+"""What a lazy SQL task costs when its result is valid, and when it is not, and whether that grows with the flow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import Any
 import duckdb
 import sqlalchemy as sa
 from duckdb_sqlalchemy import Dialect
-from timing import Row, Stopwatch, in_turns, row
+from timing import Row, Stopwatch, Timing, in_turns, row
 
 from pipedag_core import Flow, PipedagConfig, SequentialEngine, Stage, materialize
 
 STAGES = 5
-CACHED_LIMIT_MS, FRESH_LIMIT_MS = 5, 15
+CACHED_LIMIT_MS, FRESH_LIMIT_MS, FRESH_LIMIT_TIMES, GROWTH_LIMIT_TIMES = 2, 6, 2.5, 1.2
+
+#: How many times longer the long flow is.
+LONGER = 10
 
 FIRST = "SELECT range AS id, range * 2 AS value FROM range(100)"
 
@@ -132,6 +135,8 @@ def measure(quick: bool) -> list[Row]:
         by_flow, by_hand = Path(kept, "flow"), Path(kept, "by_hand")
         by_hand.mkdir()
         run(tasks, by_flow, "ran", Stopwatch())
+        by_long_flow = Path(kept, "long")
+        run(LONGER * tasks, by_long_flow, "ran", Stopwatch())
         fresh_by_hand(tasks, by_hand, Stopwatch())
         timings = in_turns(
             {
@@ -142,7 +147,16 @@ def measure(quick: bool) -> list[Row]:
             },
             repeats,
         )
+        # In turns with the short one once more: the two are compared.
+        lengths = in_turns(
+            {
+                "short": lambda watch: run(tasks, by_flow, "cached", watch),
+                "long": lambda watch: run(LONGER * tasks, by_long_flow, "cached", watch),
+            },
+            3 if quick else 5,
+        )
     total = STAGES * tasks
+    per_long_task = Timing(tuple(seconds / LONGER for seconds in lengths["long"].seconds))
     return [
         row(
             f"lazy SQL task, all {total} cached",
@@ -159,5 +173,23 @@ def measure(quick: bool) -> list[Row]:
             raw=timings["fresh by hand"],
             raw_what="compile, COPY, SQLite commit",
             limit=FRESH_LIMIT_MS,
+        ),
+        row(
+            f"lazy SQL task, none of {total} cached",
+            timings["fresh"],
+            per=total,
+            raw=timings["fresh by hand"],
+            raw_what="compile, COPY, SQLite commit",
+            compared="times",
+            limit=FRESH_LIMIT_TIMES,
+        ),
+        row(
+            f"lazy SQL task, all {LONGER * total} cached",
+            per_long_task,
+            per=total,
+            raw=lengths["short"],
+            raw_what=f"the same for {total} tasks",
+            compared="times",
+            limit=GROWTH_LIMIT_TIMES,
         ),
     ]

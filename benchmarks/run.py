@@ -29,6 +29,8 @@ FIGURES = {
     "import": "import_weight",
     "plan": "planning",
     "tasks": "lazy_sql",
+    "frames": "small_frames",
+    "beside": "beside_cached",
     "table": "large_table",
     "reference": "reference",
 }

@@ -9,7 +9,7 @@ then only the valid values, so that no padding is ever hashed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any, Final, final
 
 import pyarrow as pa
@@ -19,9 +19,12 @@ from pipedag_core.errors import UnsupportedByStore
 from pipedag_core.hashing import digest
 
 #: Name and version of the rules; a change of them gets a new name.
-ALGORITHM: Final = "arrow1"
+ALGORITHM: Final = "arrow2"
 
 _types = pa.types
+
+#: Rows that are converted and hashed at a time.
+_PIECE_ROWS: Final = 65_536
 
 #: The kernels are made when the module is loaded, so type checkers see none of them.
 pc: Any = kernels
@@ -121,6 +124,11 @@ class ContentHasher:
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Take in the next rows."""
+        # In pieces: what is converted on the way then stays in the processor's cache, and takes little memory.
+        for start in range(0, batch.num_rows, _PIECE_ROWS):
+            self._add(batch.slice(start, _PIECE_ROWS))
+
+    def _add(self, batch: pa.RecordBatch) -> None:
         self._rows += batch.num_rows
         try:
             for state, kind, array in zip(self._columns, self._types, batch.columns, strict=True):
@@ -131,7 +139,7 @@ class ContentHasher:
             self._is_possible = False
 
     def result(self) -> str | None:
-        """Return `arrow1:<hex>` for all rows so far, or None if Arrow lacks what it takes to hash them."""
+        """Return `arrow2:<hex>` for all rows so far, or None if Arrow lacks what it takes to hash them."""
         if not self._is_possible:
             return None
         return f"{ALGORITHM}:{digest(self._schema, str(self._rows), *(column.digest() for column in self._columns))}"
@@ -142,7 +150,7 @@ class _Column(ABC):
 
     def __init__(self) -> None:
         self._rows = 0
-        self._nulls = blake2b()
+        self._nulls = sha256()
 
     def add(self, array: Any) -> None:
         """Take in the next values."""
@@ -178,7 +186,7 @@ class _Plain(_Column):
     def __init__(self, width: int) -> None:
         super().__init__()
         self._width = width
-        self._values = blake2b()
+        self._values = sha256()
 
     def _add_values(self, array: Any) -> None:
         if self._width:
@@ -233,8 +241,8 @@ class _Binary(_Column):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lengths = blake2b()
-        self._bytes = blake2b()
+        self._lengths = sha256()
+        self._bytes = sha256()
 
     def _add_values(self, array: Any) -> None:
         self._lengths.update(_fixed_bytes(pc.binary_length(array).cast(pa.int64()), 8))
@@ -254,7 +262,7 @@ class _List(_Column):
 
     def __init__(self, items: pa.DataType) -> None:
         super().__init__()
-        self._lengths = blake2b()
+        self._lengths = sha256()
         self._items = _column(items)
 
     def _add_values(self, array: Any) -> None:
@@ -270,7 +278,7 @@ class _Map(_Column):
 
     def __init__(self, kind: Any) -> None:
         super().__init__()
-        self._lengths = blake2b()
+        self._lengths = sha256()
         self._keys = _column(kind.key_type)
         self._items = _column(kind.item_type)
 

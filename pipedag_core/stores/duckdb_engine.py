@@ -16,6 +16,7 @@ import duckdb
 from pipedag_core.errors import MaterializationError, PipedagError, QueryFailed, StoreError, UnsupportedByStore
 from pipedag_core.hashing import digest
 from pipedag_core.naming import quote_identifier, quote_literal
+from pipedag_core.stores import long_query
 from pipedag_core.stores.layout import place
 
 log = logging.getLogger(__name__)
@@ -204,7 +205,7 @@ def copy_query(connection: Any, query: str, path: Path, casts: Sequence[tuple[st
         replaced = ", ".join(f"CAST({quote_identifier(name)} AS {kind}) AS {quote_identifier(name)}" for name, kind in casts)
         query = f"SELECT * REPLACE ({replaced}) FROM ({query}\n)"
     # The line end keeps a comment at the query's end from swallowing the bracket.
-    connection.execute(f"COPY ({query}\n) TO {quote_literal(path.as_posix())} ({_COPY_OPTIONS})")
+    long_query.execute(connection, f"COPY ({query}\n) TO {quote_literal(path.as_posix())} ({_COPY_OPTIONS})")
 
 
 def content_hash(connection: Any, path: Path, schema_digest: str) -> str:
@@ -221,9 +222,10 @@ def content_hash(connection: Any, path: Path, schema_digest: str) -> str:
     relation = connection.sql(f"FROM {place(path)}")
     terms = [term for name, kind in zip(relation.columns, relation.types, strict=True) for term in _hash_terms(name, kind)]
     forwards, backwards = ", ".join(terms), ", ".join(reversed(terms))
-    [row] = connection.execute(
+    [row] = long_query.execute(
+        connection,
         f"SELECT count(*), sum(hash(a)), sum(hash(b)), sum(hash(a, n)) FROM (SELECT hash({forwards}) AS a, hash('pipedag', {backwards}) AS b, "
-        f"row_number() OVER () AS n FROM {place(path)})"
+        f"row_number() OVER () AS n FROM {place(path)})",
     ).fetchall()
     # DuckDB may change its hash function with any release.
     return f"duckdb3:{duckdb.__version__}:{digest(schema_digest, *(str(part) for part in row[:3]))}#{digest(str(row[3]))}"
@@ -232,16 +234,17 @@ def content_hash(connection: Any, path: Path, schema_digest: str) -> str:
 def count_nulls(connection: Any, path: Path, columns: Sequence[str]) -> dict[str, int]:
     """Return how many nulls columns of a Parquet file hold, for those of which the file does not say it."""
     counts = ", ".join(f"count(*) - count({quote_identifier(name)})" for name in columns)
-    [row] = connection.execute(f"SELECT {counts} FROM {place(path)}").fetchall()
+    [row] = long_query.execute(connection, f"SELECT {counts} FROM {place(path)}").fetchall()
     return dict(zip(columns, row, strict=True))
 
 
 def duplicate_key(connection: Any, path: Path, key: Sequence[str]) -> tuple[tuple[object, ...], int, int] | None:
     """Return the key that occurs most often in a Parquet file, if any does more than once: its values, how often, and how many such keys there are."""
     columns = ", ".join(map(quote_identifier, key))
-    found = connection.execute(
+    found = long_query.execute(
+        connection,
         f"SELECT {columns}, count(*), count(*) OVER () FROM {place(path)} GROUP BY {columns} HAVING count(*) > 1 "
-        f"ORDER BY count(*) DESC, {columns} LIMIT 1"
+        f"ORDER BY count(*) DESC, {columns} LIMIT 1",
     ).fetchall()
     return None if not found else (tuple(found[0][:-2]), found[0][-2], found[0][-1])
 

@@ -10,7 +10,7 @@ import duckdb
 from pipedag_core.errors import DuplicateName, MaterializationError, QueryFailed
 from pipedag_core.naming import normalize, quote_identifier
 from pipedag_core.ports.data import Prepared, StoredTable
-from pipedag_core.stores import sqltext
+from pipedag_core.stores import long_query, sqltext
 
 #: Statements that reach out of the script's own database.
 _REACHING_OUT: Final = frozenset(
@@ -67,7 +67,7 @@ def run(
                     f"Create a table in the stage instead, or do it in a Python task.\n{shown}",
                     query=shown,
                 )
-            connection.execute(statement)
+            long_query.execute(connection, statement)
         except duckdb.Error as error:
             translated = translate(error, here, shown, ())
             if isinstance(translated, QueryFailed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -338,6 +339,16 @@ def test_the_catalog_remembers_what_failed_and_what_was_skipped(config):
     assert log["good"][0] == "ran"
 
 
+def ended_by_ctrl_c(process):
+    """Nothing tells from outside that a query has begun, so a signal that came before it is sent again."""
+    for _ in range(20):
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=8)[1]
+    pytest.fail("Ctrl-C did not end the query")
+
+
 @pytest.mark.parametrize("engine", ["SequentialEngine", "ThreadEngine"])
 def test_ctrl_c_ends_a_running_query_and_the_run(engine, tmp_path):
     script = tmp_path / "slow.py"
@@ -362,17 +373,13 @@ def test_ctrl_c_ends_a_running_query_and_the_run(engine, tmp_path):
         )
     )
     env = {**os.environ, "PYTHONPATH": str(Path(pipedag_core.__file__).parents[1])}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(script)], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "building\n"
-    for _ in range(20):
-        time.sleep(1.0)  # into the query: nothing tells from outside that it has begun, so a signal that came before it is sent again
-        process.send_signal(signal.SIGINT)
+    ) as process:
         try:
-            _, err = process.communicate(timeout=8)
-            break
-        except subprocess.TimeoutExpired:
-            continue
+            assert process.stdout.readline() == "building\n"
+            err = ended_by_ctrl_c(process)
+        finally:
+            process.kill()
     assert "KeyboardInterrupt" in err
     assert process.returncode in (1, 130, -signal.SIGINT)

@@ -520,7 +520,7 @@ def test_a_plan_whose_steps_need_each_other_ends_with_an_error(engine):
         dataclasses.replace(step, upstream=(*step.upstream, circle[step.id])) if step.id in circle else step for step in plan.steps
     )
 
-    def done(step):
+    def done(step, computed=None):
         return StepReport(step.id, Outcome.RAN)
 
     with pytest.raises(RunError, match="need each other"):
