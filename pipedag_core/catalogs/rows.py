@@ -56,11 +56,11 @@ def result_values(recorded: TaskResult) -> dict[str, object]:
 
 def stored(row: Row) -> StoredObject:
     """Return a stored object from its columns, in the order in which every statement names them."""
-    id_, kind, stage, generation, name, location, identity, rows, size, columns, arrow, content_hash, options, query, format_ = row
+    id_, kind, stage, generation, name, location, identity, rows, size, columns, arrow, content_hash, options, query, format_, seal = row
     if kind == "blob":
         return StoredBlob(id_, stage, generation, name, location, identity, size, format_)
     schema = _schema(columns, bytes(arrow))
-    return StoredTable(id_, stage, generation, name, location, schema, identity, rows, size, content_hash, _options(options), query)
+    return StoredTable(id_, stage, generation, name, location, schema, identity, rows, size, content_hash, _options(options), query, seal)
 
 
 def object_values(new: NewObject) -> dict[str, object]:
@@ -78,7 +78,7 @@ def object_values(new: NewObject) -> dict[str, object]:
         "size": item.size,
     }
     if isinstance(item, StoredBlob):
-        empty = {"row_count": None, "columns": "[]", "arrow": b"", "content_hash": None, "options": "{}", "query": None}
+        empty = {"row_count": None, "columns": "[]", "arrow": b"", "content_hash": None, "options": "{}", "query": None, "seal": None}
         return {**common, **empty, "kind": "blob", "format": item.format}
     return {
         **common,
@@ -89,6 +89,7 @@ def object_values(new: NewObject) -> dict[str, object]:
         "content_hash": item.content_hash,
         "options": _options_text(item.options),
         "query": item.query,
+        "seal": item.seal,
         "format": "",
     }
 

@@ -155,8 +155,15 @@ class SqliteCatalog(SqlCatalog):
         return self._opened(address, self._require_ready)
 
     def _require_ready(self, connection: sqlite3.Connection) -> None:
-        if not self._is_ready(connection):
+        found = self._version(connection)
+        if found is None:
             raise CatalogError(f"The catalog {self._path} is empty: nothing has run there yet.", path=str(self._path))
+        if found < statements.SCHEMA_VERSION:
+            raise CatalogError(
+                f"The catalog {self._path} was written by an older version of pipedag. The next run there brings it up to date; until then it "
+                "cannot be looked at with this version.",
+                path=str(self._path),
+            )
 
     def _connect(self) -> sqlite3.Connection:
         if self._read_only:
@@ -195,24 +202,30 @@ class SqliteCatalog(SqlCatalog):
         connection.execute("PRAGMA foreign_keys = ON")
         # Pages (of 4 KiB) after which the log is written back, which is when the disk is waited for.
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
-        if not self._is_ready(connection):
+        if self._version(connection) != statements.SCHEMA_VERSION:
             connection.execute("BEGIN IMMEDIATE")
             # Another process may have been first.
-            if not self._is_ready(connection):
+            found = self._version(connection)
+            if found is None:
                 for statement in statements.SCHEMA:
                     connection.execute(statement.format_map(_WORDS))
                 connection.execute(statements.WRITE_VERSION, {"version": str(statements.SCHEMA_VERSION)})
+            elif found < statements.SCHEMA_VERSION:
+                for version in range(found, statements.SCHEMA_VERSION):
+                    for statement in statements.MIGRATIONS[version]:
+                        connection.execute(statement.format_map(_WORDS))
+                connection.execute(statements.RAISE_VERSION, {"version": str(statements.SCHEMA_VERSION)})
             connection.execute("COMMIT")
 
-    def _is_ready(self, connection: sqlite3.Connection) -> bool:
-        """Return whether the tables are there; False for an empty file.
+    def _version(self, connection: sqlite3.Connection) -> int | None:
+        """Return the version of the tables that are there; None for an empty file.
 
         Raises:
             CatalogError: The file holds other tables, or a version of ours that is not known here.
         """
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
-            return False
+            return None
         row = connection.execute(statements.READ_VERSION).fetchone() if "meta" in tables and "generations" in tables else None
         if row is None:
             raise CatalogError(
@@ -220,7 +233,7 @@ class SqliteCatalog(SqlCatalog):
                 path=str(self._path),
             )
         found = str(row[0])
-        if found != str(statements.SCHEMA_VERSION):
+        if not found.isdecimal() or not 1 <= int(found) <= statements.SCHEMA_VERSION:
             raise CatalogError(
                 f"The catalog {self._path} has schema version {found}; this version of pipedag knows version {statements.SCHEMA_VERSION}. "
                 "Install the newer version of pipedag that has written it, or choose another path.",
@@ -228,7 +241,7 @@ class SqliteCatalog(SqlCatalog):
                 found=found,
                 known=str(statements.SCHEMA_VERSION),
             )
-        return True
+        return int(found)
 
 
 def _patiently(action: Callable[[], object]) -> None:

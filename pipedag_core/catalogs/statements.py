@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 #: Version of the tables. A catalog with a higher one was written by a newer pipedag.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 #: Rows of one VALUES list; databases limit the parameters of a statement.
 CHUNK: Final = 2000
@@ -49,7 +49,7 @@ SCHEMA: Final = (
     """CREATE TABLE objects (
         id TEXT NOT NULL PRIMARY KEY, kind TEXT NOT NULL, stage TEXT NOT NULL, generation INTEGER NOT NULL, name TEXT NOT NULL,
         location TEXT NOT NULL, identity TEXT NOT NULL, found_by TEXT NOT NULL, base_found_by TEXT NOT NULL, row_count BIGINT, size BIGINT, columns TEXT NOT NULL,
-        arrow {bytes} NOT NULL, content_hash TEXT, options TEXT NOT NULL, query TEXT, format TEXT NOT NULL, gone INTEGER NOT NULL)""",
+        arrow {bytes} NOT NULL, content_hash TEXT, options TEXT NOT NULL, query TEXT, format TEXT NOT NULL, gone INTEGER NOT NULL, seal TEXT)""",
     "CREATE INDEX objects_by_key ON objects (found_by)",
     "CREATE INDEX objects_by_base_key ON objects (base_found_by)",
     "CREATE INDEX objects_by_generation ON objects (stage, generation)",
@@ -66,8 +66,14 @@ SCHEMA: Final = (
     "CREATE INDEX task_log_by_run ON task_log (run_id)",
 )
 
+#: What leads from a version to the next.
+MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
+    1: ("ALTER TABLE objects ADD COLUMN seal TEXT",),
+}
+
 READ_VERSION: Final = "SELECT value FROM meta WHERE key = 'schema_version'"
 WRITE_VERSION: Final = "INSERT INTO meta (key, value) VALUES ('schema_version', :version)"
+RAISE_VERSION: Final = "UPDATE meta SET value = :version WHERE key = 'schema_version'"
 
 # --- runs
 
@@ -191,7 +197,7 @@ DROP_EXPIRED: Final = """DELETE FROM generations WHERE state = 'expired' AND NOT
 # --- results and objects
 
 _OBJECT: Final = """o.id, o.kind, o.stage, o.generation, o.name, o.location, o.identity, o.row_count, o.size, o.columns, o.arrow,
-    o.content_hash, o.options, o.query, o.format"""
+    o.content_hash, o.options, o.query, o.format, o.seal"""
 _RESULT: Final = """r.stage, r.generation, r.task, r.place, r.fingerprint, r.base_fingerprint, r.parts, r.output, r.outcome, r.reason,
     r.row_count, r.seconds"""
 _ELIGIBLE: Final = "(g.state IN ('committed', 'failed', 'expired') OR (g.state = 'open' AND g.run_id = :run_id))"
@@ -259,9 +265,9 @@ TAKEN_NAMES: Final = """WITH wanted (name) AS ({wanted}) SELECT e.name, e.task F
     JOIN entries e ON e.stage = :stage AND e.generation = :generation AND e.name = w.name ORDER BY e.name"""
 PRESENT_OBJECTS: Final = "WITH wanted (id) AS ({wanted}) SELECT o.id FROM wanted w JOIN objects o ON o.id = w.id WHERE o.gone = 0"
 ADD_OBJECT: Final = """INSERT INTO objects (id, kind, stage, generation, name, location, identity, found_by, base_found_by, row_count, size, columns, arrow,
-    content_hash, options, query, format, gone)
+    content_hash, options, query, format, gone, seal)
     VALUES (:id, :kind, :stage, :generation, :name, :location, :identity, :found_by, :base_found_by, :row_count, :size, :columns, :arrow,
-    :content_hash, :options, :query, :format, 0) ON CONFLICT (id) DO NOTHING"""
+    :content_hash, :options, :query, :format, 0, :seal) ON CONFLICT (id) DO NOTHING"""
 ADD_RESULT: Final = """INSERT INTO results (stage, generation, task, place, fingerprint, base_fingerprint, parts, output, outcome, reason,
     row_count, seconds)
     VALUES (:stage, :generation, :task, :place, :fingerprint, :base_fingerprint, :parts, :output, :outcome, :reason, :row_count, :seconds)"""

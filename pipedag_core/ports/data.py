@@ -83,6 +83,7 @@ class StoredTable:
             a hash of that order may follow behind `#`.
         options: What was declared with it.
         query: The query that made it, with readable names, or None.
+        seal: By what the store tells that its data is still what was written; for the store alone to read. None where it has no need of it.
     """
 
     id: str
@@ -97,6 +98,7 @@ class StoredTable:
     content_hash: str | None = None
     options: TableOptions = field(default_factory=TableOptions)
     query: str | None = None
+    seal: str | None = None
 
 
 @final
@@ -278,3 +280,4 @@ class Written:
     rows: int | None
     size: int | None
     content_hash: str | None
+    seal: str | None = None

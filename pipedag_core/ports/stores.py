@@ -128,7 +128,7 @@ class TableStore(Protocol):
         ...
 
     def missing(self, tables: Sequence[StoredTable]) -> Sequence[StoredTable]:
-        """Return those of the tables whose data is gone or has not the recorded size; cheap, it reads no rows."""
+        """Return those of the tables whose data is gone, or is not what was written as far as size and seal tell; cheap, it reads no rows."""
         ...
 
     def show(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from pipedag_core.cache import codec, fingerprint
-from pipedag_core.errors import DuplicateName, PipedagError
+from pipedag_core.errors import DuplicateName, PipedagError, StoredDataMissing
 from pipedag_core.naming import check_bytes
 from pipedag_core.plan.outputs import check_declared, name_outputs
 from pipedag_core.ports.catalogs import NewObject
@@ -111,6 +111,11 @@ def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Po
 def _with_place(place: Place, name: str, action: Any) -> Any:
     try:
         return action()
+    except StoredDataMissing as error:
+        # An input turned out to be damaged while it was read: struck, so that the next run makes it again.
+        if "object_id" in error.__dict__:
+            place.run.catalog(place.session).forget_objects((error.__dict__["object_id"],))
+        raise
     except PipedagError:
         raise
     except Exception as error:
@@ -143,6 +148,7 @@ def _stored(place: Place, slot: Slot, written: Written, target: Target, policy: 
         content_hash=content_hash,
         options=slot.options,
         query=query,
+        seal=written.seal,
     )
 
 

@@ -17,6 +17,7 @@ from pipedag_core.naming import MAX_FILE_NAME
 from pipedag_core.ports.data import Form, StoredTable
 from pipedag_core.ports.stores import Capabilities, Deposit
 from pipedag_core.stores.layout import OVERFLOW, Layout
+from pipedag_core.stores.seal import Inspector
 
 if TYPE_CHECKING:
     from pipedag_core.stores.duckdb_engine import Engine
@@ -40,6 +41,7 @@ class ParquetStore:
         self, base_path: str | Path, *, memory_limit: str | None = None, temp_directory: str | None = None, threads: int | None = None
     ) -> None:
         self._layout = Layout(base_path)
+        self._inspector = Inspector()
         self._memory_limit = memory_limit
         # Processes must not share a folder for overflowing rows.
         self._temp_directory = temp_directory or str(self._layout.base / OVERFLOW / str(os.getpid()))
@@ -64,14 +66,14 @@ class ParquetStore:
         """Give one task its own access; nothing is opened before it is needed, and all is closed at the end."""
         from pipedag_core.stores.parquet_session import ParquetSession
 
-        session = ParquetSession(self._layout, self._open_engine, label)
+        session = ParquetSession(self._layout, self._inspector, self._open_engine, label)
         try:
             yield session
         finally:
             session.close()
 
     def missing(self, tables: Sequence[StoredTable]) -> Sequence[StoredTable]:
-        """Return those of the tables whose file is gone or has not the recorded size."""
+        """Return those of the tables whose file is gone, or is not the one that was written; see `pipedag_core.stores.seal`."""
         return [table for table in tables if not self._is_whole(table)]
 
     def show(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> None:
@@ -119,10 +121,10 @@ class ParquetStore:
 
     def _is_whole(self, table: StoredTable) -> bool:
         try:
-            size = self._layout.path(table.location).stat().st_size
-        except (OSError, StoreError):
+            path = self._layout.path(table.location)
+        except StoreError:
             return False
-        return table.size is None or size == table.size
+        return self._inspector.problem(path, table.size, table.seal) is None
 
     @contextmanager
     def _lend(self) -> Generator[Any]:

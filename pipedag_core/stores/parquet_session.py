@@ -26,6 +26,7 @@ from pipedag_core.ports.data import (
     Target,
     Written,
 )
+from pipedag_core.stores import seal
 from pipedag_core.stores.layout import Layout, place
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ class ParquetSession:
 
     Args:
         layout: Where files go.
+        inspector: Tells whether files are whole.
         engine: Returns the store's DuckDB engine, opening it if need be.
         label: Flow and task, for messages.
     """
 
-    def __init__(self, layout: Layout, engine: Callable[[], Engine], label: str) -> None:
+    def __init__(self, layout: Layout, inspector: seal.Inspector, engine: Callable[[], Engine], label: str) -> None:
         self._layout = layout
+        self._inspector = inspector
         self._engine = engine
         self._label = label
         self._cursor: Any = None
@@ -57,12 +60,12 @@ class ParquetSession:
     # --- reading ------------------------------------------------------------------------------------------------------------------
 
     def read(self, table: StoredTable, form: Form) -> Source:
-        """Return the table in any form; only its file's size is looked at, and for batches its schema."""
+        """Return the table in any form; its file is looked at but not read, for batches its schema."""
         path = self._existing(table)
+        self._bound[table.location] = table
         if form is Form.FILES:
             return FileSource((str(path),))
         if form is Form.QUERY:
-            self._bound[table.location] = table
             return QuerySource(place(path), self._connection())
         import pyarrow as pa
 
@@ -87,13 +90,19 @@ class ParquetSession:
 
     def _existing(self, table: StoredTable) -> Path:
         path = self._layout.path(table.location)
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise self._damaged(table, path, f"its file cannot be reached ({error.strerror})") from error
-        if table.size is not None and size != table.size:
-            raise self._damaged(table, path, f"its file has {size} bytes instead of {table.size}")
+        problem = self._inspector.problem(path, table.size, table.seal)
+        if problem is not None:
+            raise self._damaged(table, path, problem)
         return path
+
+    def _damaged_input(self) -> StoredDataMissing | None:
+        """Return the error of an input that is damaged, where something went wrong that this may explain."""
+        for table in self._bound.values():
+            path = self._layout.path(table.location)
+            problem = self._inspector.problem(path, table.size, table.seal, thorough=True)
+            if problem is not None:
+                return self._damaged(table, path, problem)
+        return None
 
     def _damaged(self, table: StoredTable, path: Path, problem: str) -> StoredDataMissing:
         return StoredDataMissing(
@@ -101,6 +110,7 @@ class ParquetSession:
             stage=table.stage,
             table=table.name,
             path=str(path),
+            object_id=table.id,
         )
 
     # --- writing ------------------------------------------------------------------------------------------------------------------
@@ -213,6 +223,8 @@ class ParquetSession:
 
         from pipedag_core.stores import parquet_files, table_options
 
+        for table in self._bound.values():
+            self._existing(table)
         engine = _engine_module()
         path = self._layout.path(location)
         casts: list[tuple[str, str]] = []
@@ -240,7 +252,8 @@ class ParquetSession:
         if target.hash_content and content is None:
             schema = parquet_files.schema_hash(found.arrow)
             content = None if schema is None else self._hash_file(path, schema, where, connection or self._connection())
-        return Written(location, table_options.with_nullability(found.schema, target.options), found.rows, found.size, content)
+        schema = table_options.with_nullability(found.schema, target.options)
+        return Written(location, schema, found.rows, found.size, content, seal.make(path))
 
     def _check_rows(self, path: Path, found: FileFacts, options: TableOptions, where: str, connection: Any) -> None:
         """Files have no constraints, so what a table promises about its rows is checked before it counts as one."""
@@ -286,6 +299,10 @@ class ParquetSession:
                     f"{where} could not be written below {self._layout.base}: {error}. Check room and rights there.",
                     path=str(self._layout.base),
                 ) from error
+            if isinstance(error, Exception) and not isinstance(error, StoredDataMissing):
+                damaged = self._damaged_input()
+                if damaged is not None:
+                    raise damaged from error
             raise
 
     def _connection(self) -> Any:
@@ -294,12 +311,7 @@ class ParquetSession:
         return self._cursor
 
     def _translate(self, error: Any, where: str, query: str, casts: Sequence[tuple[str, str]]) -> Exception:
-        for table in self._bound.values():
-            try:
-                self._existing(table)
-            except StoredDataMissing as missing:
-                return missing
-        return _engine_module().translate(error, f"{where} ({self._label})", query, casts)
+        return self._damaged_input() or _engine_module().translate(error, f"{where} ({self._label})", query, casts)
 
 
 def _concerns(error: OSError, base: Path) -> bool:
