@@ -7,6 +7,7 @@ written, its key, and `reuse` points those whose key is known to what is stored.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast, final
@@ -32,6 +33,8 @@ from pipedag_core.ports.hooks import TableHook, WriteContext
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run.inputs import TaskInputs
 from pipedag_core.run.session import Run, Session
+
+log = logging.getLogger(__name__)
 
 _PLAIN = (str, bytes, int, float, bool, type(None))
 
@@ -274,6 +277,9 @@ def reuse(place: Place, slots: Sequence[Slot], policy: Policy) -> None:
         return
     found = place.run.catalog(session).find_objects(place.stage, tuple(wanted), base=policy.lookup_base)
     gone = missing(session, place.run, list(found.values()))
+    if gone:
+        names = sorted(item.name for item in found.values() if item.id in gone)
+        log.warning("%s: stored %s is gone or damaged; it is made again", place.who, ", ".join(names))
     for key, stored in found.items():
         if stored.id not in gone:
             for slot in wanted[key]:

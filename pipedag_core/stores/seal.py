@@ -9,7 +9,7 @@ the rest. So another file in its place is always noticed, and damage to a large 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final, final
@@ -34,9 +34,14 @@ def make(path: Path) -> str:
 
 @final
 class Inspector:
-    """Compares files with their seals, and remembers those that had to be read. Safe to use from several threads."""
+    """Compares files with their seals, and remembers those that had to be read. Safe to use from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        opener: Opens a file for reading its bytes.
+    """
+
+    def __init__(self, opener: Callable[[Path], BinaryIO] = lambda path: path.open("rb")) -> None:
+        self._open = opener
         self._known: dict[tuple[Path, str], int] = {}
 
     def problem(self, path: Path, size: int | None, seal: str | None, *, thorough: bool = False) -> str | None:
@@ -62,7 +67,7 @@ class Inspector:
         if not thorough and self._known.get((path, seal)) == stat.st_mtime_ns:
             return None
         try:
-            with path.open("rb") as file:
+            with self._open(path) as file:
                 found = _sampled(file, stat.st_size)
         except OSError as error:
             return f"its file cannot be read ({error.strerror})"

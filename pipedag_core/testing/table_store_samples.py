@@ -47,6 +47,7 @@ def stored_as(written: Written, where: Target, identity: str | None = None) -> S
         rows=written.rows,
         size=written.size,
         content_hash=written.content_hash,
+        seal=written.seal,
     )
 
 

@@ -62,9 +62,31 @@ def test_a_newer_catalog_is_refused_with_both_versions(path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = '7'")
     connection.close()
-    with pytest.raises(CatalogError, match=r"schema version 7.*knows version 1.*[Ii]nstall") as caught:
+    with pytest.raises(CatalogError, match=r"schema version 7.*knows version 2.*[Ii]nstall") as caught:
         SqliteCatalog(path)
-    assert (caught.value.found, caught.value.known) == ("7", "1")
+    assert (caught.value.found, caught.value.known) == ("7", "2")
+
+
+def as_the_first_version_left_it(path):
+    """Take away what later versions added."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE objects DROP COLUMN seal")
+        connection.execute("UPDATE meta SET value = '1'")
+    connection.close()
+
+
+def test_an_older_catalog_is_brought_up_to_date_with_all_that_it_holds(path):
+    first = SqliteCatalog(path)
+    Worker(first, "a").begin().publish("s", t="o1")
+    first.close()
+    as_the_first_version_left_it(path)
+    with pytest.raises(CatalogError, match=r"older version.*next run"):
+        SqliteCatalog(path, read_only=True).shown()
+    second = SqliteCatalog(path)
+    assert names(second) == {"s": {"t": "o1"}}
+    assert second.shown()["s"]["t"].seal is None
+    second.close()
+    SqliteCatalog(path, read_only=True).close()
 
 
 @pytest.mark.parametrize("content", [b"this is not a database" * 100, b"SQLite format 3\x00" + b"\xff" * 4096])

@@ -367,6 +367,37 @@ def test_a_stored_file_that_is_gone_is_a_miss(config, store_folder):
     assert outcomes(again)["source"] == "ran"
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut", "zeroed", "junk", "another valid file of equal size"])
+@pytest.mark.parametrize("wire", [lambda: consumer(source()), lambda: query(source())], ids=["frame", "query"])
+def test_a_damaged_file_is_a_miss_with_a_warning_and_never_a_wrong_result(config, store_folder, tables_of, caplog, damage, wire):
+    run(config, wire)
+    before = tables_of(config)["s"]
+    for file in store_folder.glob("s/g*/*.parquet"):
+        size = file.stat().st_size
+        damaged = {
+            "cut": file.read_bytes()[:-10],
+            "zeroed": bytes(size),
+            "junk": b"junk" * 1000,
+            # Any other file that Parquet's readers take.
+            "another valid file of equal size": file.read_bytes().replace((1).to_bytes(8, "little"), (7).to_bytes(8, "little")),
+        }
+        if damage == "gone":
+            file.unlink()
+        else:
+            assert damaged[damage] != file.read_bytes()
+            file.write_bytes(damaged[damage])
+        if "valid" in damage:
+            assert len(pl.read_parquet(file)) == 3
+    again = run(config, wire)
+    made_again = {"source", "consumer"} if "consumer" in before else {"source", "query"}
+    assert {task for task, outcome in outcomes(again).items() if outcome == "ran"} == made_again
+    assert all(f"stored {name} is gone or damaged" in caplog.text for name in made_again)
+    assert {name: frame.to_dicts() for name, frame in tables_of(config)["s"].items()} == {
+        name: frame.to_dicts() for name, frame in before.items()
+    }
+    assert set(outcomes(run(config, wire)).values()) == {"cached"}
+
+
 def test_a_reference_returned_as_it_came_points_to_the_same_table(config, store_folder, tables_of):
     @materialize(lazy=True, input_type=sa.Table)
     def passed(table):
