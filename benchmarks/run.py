@@ -31,6 +31,7 @@ FIGURES = {
     "tasks": "lazy_sql",
     "frames": "small_frames",
     "beside": "beside_cached",
+    "tpch": "tpch_flow",
     "table": "large_table",
     "reference": "reference",
 }

@@ -28,7 +28,7 @@ _PATIENCE_S: Final = 3.0
 ROW_GROUP: Final = 122_880
 
 #: No file of another name on the way: DuckDB would call it `tmp_<name>`, which may be the file of another table.
-_COPY_OPTIONS: Final = f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, USE_TMP_FILE false"
+COPY_OPTIONS: Final = f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, USE_TMP_FILE false"
 
 #: Types that Parquet would turn into doubles, and what the house writes instead: exact, or an error where a value is too large.
 _NARROWED: Final = {"hugeint": "BIGINT", "uhugeint": "UBIGINT"}
@@ -205,7 +205,7 @@ def copy_query(connection: Any, query: str, path: Path, casts: Sequence[tuple[st
         replaced = ", ".join(f"CAST({quote_identifier(name)} AS {kind}) AS {quote_identifier(name)}" for name, kind in casts)
         query = f"SELECT * REPLACE ({replaced}) FROM ({query}\n)"
     # The line end keeps a comment at the query's end from swallowing the bracket.
-    long_query.execute(connection, f"COPY ({query}\n) TO {quote_literal(path.as_posix())} ({_COPY_OPTIONS})")
+    long_query.execute(connection, f"COPY ({query}\n) TO {quote_literal(path.as_posix())} ({COPY_OPTIONS})")
 
 
 def content_hash(connection: Any, path: Path, schema_digest: str) -> str:
