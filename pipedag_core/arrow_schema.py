@@ -5,6 +5,7 @@ Hooks and stores both need it and do not know each other, hence its place below 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any, Final
 
@@ -36,14 +37,16 @@ def to_arrow(schema: TableSchema) -> Any:
 
 
 def _cleaned(field: Any) -> Any:
-    pa = import_module("pyarrow")
-    noted: dict[bytes, bytes] = field.metadata or {}
-    metadata = {key: noted[key] for key in sorted(noted) if not key.startswith(_NOISE)}
+    pa = sys.modules["pyarrow"]
+    noted: dict[bytes, bytes] | None = field.metadata
+    if not noted and not pa.types.is_nested(field.type):
+        return field
+    metadata = {key: noted[key] for key in sorted(noted) if not key.startswith(_NOISE)} if noted else None
     return pa.field(field.name, _cleaned_type(field.type), nullable=field.nullable, metadata=metadata or None)
 
 
 def _cleaned_type(kind: Any) -> Any:
-    pa = import_module("pyarrow")
+    pa = sys.modules["pyarrow"]
     types = pa.types
     if types.is_struct(kind):
         return pa.struct([_cleaned(field) for field in kind])

@@ -16,6 +16,7 @@ from pipedag_core.ports.engines import RunStep
 from pipedag_core.ports.events import Outcome, StepReport
 from pipedag_core.run import steps
 from pipedag_core.run.session import Run, Session
+from pipedag_core.run.showing import NamesBeside
 
 log = logging.getLogger("pipedag_core.run")
 
@@ -60,6 +61,7 @@ class Units:
 
 def step_runner(session: Session, run: Run, flow: Flow, plan: Plan, units: Units) -> RunStep:
     """Return what the engine calls for a step."""
+    names = NamesBeside(session)
     failed = threading.Event()
     around = sys.exc_info()[1]
 
@@ -70,9 +72,12 @@ def step_runner(session: Session, run: Run, flow: Flow, plan: Plan, units: Units
             # an exception of its own.
             interrupted = sys.exc_info()[1] not in (None, around)
             state = "aborted" if interrupted else "failed" if failed.is_set() else None
+            names.stop(JOIN_S)
         report = steps.execute_step(session, run, flow, plan, step, state=state, computed=computed)
         if report.outcome is Outcome.FAILED:
             failed.set()
+        elif report.outcome is Outcome.COMMITTED:
+            names.refresh()
         units.note(report)
         return report
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+import logging
+import threading
+from typing import Final, final
 
+from pipedag_core.errors import PipedagError
 from pipedag_core.ports.data import StoredTable
 from pipedag_core.run.session import Session
+
+log = logging.getLogger("pipedag_core.run")
 
 #: Times that names are refreshed while other runs commit; each of these runs refreshes them too.
 _TRIES: Final = 10
@@ -29,3 +34,45 @@ def refresh_names(session: Session) -> None:
             return
         session.tables.show(wanted)
         shown = wanted
+
+
+@final
+class NamesBeside:
+    """Refreshes the readable names after each commit of a run, in a thread beside it, so that people see a stage before the run is over."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._thread: threading.Thread | None = None
+
+    def refresh(self) -> None:
+        """Have the names refreshed soon; what is wanted meanwhile is done in one go."""
+        with self._lock:
+            self._wanted = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="pipedag-names", daemon=True)
+                self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Wait until nothing is at work any more, for so many seconds at most."""
+        with self._lock:
+            self._wanted = False
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while self._take():
+            try:
+                refresh_names(self._session)
+            except PipedagError as error:
+                # The end of the run does it again, and says what is wrong then.
+                log.debug("Readable names could not be refreshed before the end of the run: %s", error)
+
+    def _take(self) -> bool:
+        with self._lock:
+            wanted, self._wanted = self._wanted, False
+            if not wanted:
+                self._thread = None
+            return wanted

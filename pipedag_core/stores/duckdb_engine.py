@@ -79,20 +79,30 @@ class Engine:
         self._lock = threading.Lock()
         self._database: Any = None
         self._in_use: list[Any] = []
+        self._idle: list[Any] = []
 
     def cursor(self) -> Any:
-        """Return a new connection to the shared database."""
+        """Return a connection to the shared database."""
         with self._lock:
             if self._database is None:
                 self._database = self._connect()
-            connection = self._database.cursor()
+            connection = self._idle.pop() if self._idle else self._database.cursor()
             self._in_use.append(connection)
             return connection
 
-    def release(self, connection: Any) -> None:
-        """Close a connection that `cursor` or `database` gave out."""
+    def release(self, connection: Any, *, as_it_was: bool = False) -> None:
+        """Take a connection back that `cursor` or `database` gave out.
+
+        Args:
+            connection: Is closed, unless `as_it_was` and the database is still open.
+            as_it_was: It came from `cursor` and has no temporary tables, settings or open results, so that the next task may have it.
+        """
         with self._lock:
-            self._in_use = [item for item in self._in_use if item is not connection]
+            left = [item for item in self._in_use if item is not connection]
+            is_ours, self._in_use = len(left) < len(self._in_use), left
+            if is_ours and as_it_was and self._database is not None:
+                self._idle.append(connection)
+                return
         connection.close()
 
     def database(self) -> Any:
@@ -125,6 +135,9 @@ class Engine:
         """
         with self._lock:
             left, database, self._database = self._in_use, self._database, None
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
         for connection in left:
             # One that its user has closed is not at work.
             with suppress(duckdb.ConnectionException):
@@ -141,6 +154,11 @@ class Engine:
                 time.sleep(0.02)
 
 
+def is_surely_query(text: str) -> bool:
+    """Return whether the text begins as nothing but a query can; all else must not be executed by being looked at."""
+    return _QUERY.match(text) is not None
+
+
 def columns_of(connection: Any, query: str, where: str) -> list[tuple[str, Any]]:
     """Return names and DuckDB types of the columns of one query, without running it.
 
@@ -148,8 +166,7 @@ def columns_of(connection: Any, query: str, where: str) -> list[tuple[str, Any]]
         MaterializationError: The text is not a query.
         duckdb.Error: DuckDB cannot make sense of it.
     """
-    # What begins like this cannot be but a query; all else must not be executed by being looked at.
-    if not _QUERY.match(query):
+    if not is_surely_query(query):
         kinds = {statement.type for statement in connection.extract_statements(query)}
         if not kinds <= {duckdb.StatementType.SELECT, duckdb.StatementType.MULTI} or not kinds:
             raise MaterializationError(
@@ -195,17 +212,22 @@ def _refused(kind: Any) -> tuple[str, str] | None:
     return None
 
 
-def copy_query(connection: Any, query: str, path: Path, casts: Sequence[tuple[str, str]]) -> None:
-    """Run a query and write its rows, in its order, as one Parquet file.
-
-    Raises:
-        duckdb.Error: The query failed, or the file could not be written.
-    """
+def copy_statement(query: str, path: Path, casts: Sequence[tuple[str, str]]) -> str:
+    """Return the statement that runs a query and writes its rows, in its order, as one Parquet file."""
     if casts:
         replaced = ", ".join(f"CAST({quote_identifier(name)} AS {kind}) AS {quote_identifier(name)}" for name, kind in casts)
         query = f"SELECT * REPLACE ({replaced}) FROM ({query}\n)"
     # The line end keeps a comment at the query's end from swallowing the bracket.
-    long_query.execute(connection, f"COPY ({query}\n) TO {quote_literal(path.as_posix())} ({COPY_OPTIONS})")
+    return f"COPY ({query}\n) TO {quote_literal(path.as_posix())} ({COPY_OPTIONS})"
+
+
+def copy_query(connection: Any, query: str, path: Path, casts: Sequence[tuple[str, str]]) -> None:
+    """Run a query and write its rows; see `copy_statement`.
+
+    Raises:
+        duckdb.Error: The query failed, or the file could not be written.
+    """
+    long_query.execute(connection, copy_statement(query, path, casts))
 
 
 def content_hash(connection: Any, path: Path, schema_digest: str) -> str:

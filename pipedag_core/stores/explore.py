@@ -1,26 +1,28 @@
 """`explore.duckdb`: a DuckDB file beside the tables, with one view per table under its readable name, for people and their tools.
 
-It is a convenience and never read by pipedag. It is made under another name and moved into place, so that whoever has the old one open keeps
-it; but never beside a write-ahead log, which DuckDB would replay into the new file.
+It is a convenience and never read by pipedag. A copy of it is brought up to date under another name and moved into place, so that whoever has the
+old one open keeps it; but never beside a write-ahead log, which DuckDB would replay into the new file.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 from pipedag_core.errors import StoreError
-from pipedag_core.hashing import digest
 
 log = logging.getLogger(__name__)
 
 _NAME: Final = "explore.duckdb"
 
-#: Holds a hash of what the file shows, and which file it means, so that it is not made again for nothing.
+#: Says what the file shows, and which file it means, so that only what differs is made again.
 _STAMP: Final = ".explore"
 
 #: Times that the file is made, where another process makes its own between our file and its stamp.
@@ -29,6 +31,9 @@ _TRIES: Final = 5
 
 #: Lends a connection to a DuckDB database that is open already.
 Lend = Callable[[], AbstractContextManager[Any]]
+
+#: Stage -> (readable name -> path of the Parquet file), as JSON keeps it.
+_Tables = dict[str, dict[str, str]]
 
 
 def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]], lend: Lend) -> None:
@@ -45,7 +50,8 @@ def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]], lend: Lend) ->
     target = base / _NAME
     try:
         for _ in range(_TRIES):
-            if is_fresh(base, stages):
+            stamp = _stamp(base)
+            if stamp is not None and stamp.stages == _wanted(stages):
                 return
             if target.with_name(_NAME + ".wal").exists():
                 log.warning(
@@ -53,27 +59,13 @@ def refresh(base: Path, stages: Mapping[str, Mapping[str, Path]], lend: Lend) ->
                     target,
                 )
                 return
-            if not _replace(base, stages, lend):
+            # What cannot be brought up to date is made from nothing.
+            if not (stamp is not None and _replace(base, stages, stamp, lend)) and not _replace(base, stages, None, lend):
                 return
     except PermissionError as error:
         log.warning("%s was not refreshed, a program may have it open: %s", target, error)
     except OSError as error:
         raise StoreError(f"{target} could not be written: {error}. Check room and rights there.", path=str(target)) from error
-
-
-def _replace(base: Path, stages: Mapping[str, Mapping[str, Path]], lend: Lend) -> bool:
-    base.mkdir(parents=True, exist_ok=True)
-    fresh = base / f".{uuid4().hex}.duckdb"
-    try:
-        if not _write(fresh, stages, lend):
-            return False
-        version = _version(fresh)
-        fresh.replace(base / _NAME)
-        (base / _STAMP).write_text(f"{_content(stages)} {version}")
-    finally:
-        for leftover in (fresh, fresh.with_name(fresh.name + ".wal")):
-            leftover.unlink(missing_ok=True)
-    return True
 
 
 def is_fresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> bool:
@@ -82,14 +74,39 @@ def is_fresh(base: Path, stages: Mapping[str, Mapping[str, Path]]) -> bool:
     Args:
         base, stages: As for `refresh`.
     """
+    stamp = _stamp(base)
+    return stamp is not None and stamp.stages == _wanted(stages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What the file was made to show, and which stages (one name) and tables (two) of that DuckDB could not show."""
+
+    stages: _Tables
+    skipped: Sequence[Sequence[str]]
+
+    @property
+    def views(self) -> _Tables:
+        """What it has schemas and views for."""
+        left_out = {tuple(item) for item in self.skipped}
+        return {
+            stage: {name: path for name, path in tables.items() if (stage, name) not in left_out}
+            for stage, tables in self.stages.items()
+            if (stage,) not in left_out
+        }
+
+
+def _stamp(base: Path) -> _Stamp | None:
+    """Return what is known of the file in place; None if nothing is."""
     try:
-        return (base / _STAMP).read_text() == f"{_content(stages)} {_version(base / _NAME)}"
-    except FileNotFoundError:
-        return False
+        version, stages, skipped = json.loads((base / _STAMP).read_text(encoding="utf-8"))
+        return _Stamp(stages, skipped) if version == _version(base / _NAME) else None
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
-def _content(stages: Mapping[str, Mapping[str, Path]]) -> str:
-    return digest(*(part for stage in sorted(stages) for part in (stage, *_parts(stages[stage]), "")))
+def _wanted(stages: Mapping[str, Mapping[str, Path]]) -> _Tables:
+    return {stage: {name: str(path) for name, path in tables.items()} for stage, tables in stages.items()}
 
 
 def _version(path: Path) -> str:
@@ -98,18 +115,27 @@ def _version(path: Path) -> str:
     return f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
 
 
-def _parts(tables: Mapping[str, Path]) -> list[str]:
-    return [part for name in sorted(tables) for part in (name, str(tables[name]))]
-
-
-def _write(path: Path, stages: Mapping[str, Mapping[str, Path]], lend: Lend) -> bool:
+def _replace(base: Path, stages: Mapping[str, Mapping[str, Path]], stamp: _Stamp | None, lend: Lend) -> bool:
     # DuckDB is loaded only when there is something to write.
     from pipedag_core.stores import explore_views
 
-    with lend() as connection:
-        problem = explore_views.write(
-            connection, path, stages, skipped=lambda item, why: log.warning("%s is not shown in %s: %s", item, _NAME, why)
-        )
-    if problem is not None:
-        log.warning("%s could not be made: %s", _NAME, problem)
-    return problem is None
+    base.mkdir(parents=True, exist_ok=True)
+    fresh = base / f".{uuid4().hex}.duckdb"
+    try:
+        if stamp is not None:
+            shutil.copyfile(base / _NAME, fresh)
+        with lend() as connection:
+            problem, skipped = explore_views.write(connection, fresh, {} if stamp is None else stamp.views, stages)
+        if problem is not None:
+            if stamp is None:
+                log.warning("%s could not be made: %s", _NAME, problem)
+            return False
+        for item, why in skipped.items():
+            log.warning("%s is not shown in %s: %s", ".".join(item), _NAME, why)
+        version = _version(fresh)
+        fresh.replace(base / _NAME)
+        (base / _STAMP).write_text(json.dumps([version, _wanted(stages), list(skipped)]), encoding="utf-8")
+    finally:
+        for leftover in (fresh, fresh.with_name(fresh.name + ".wal")):
+            leftover.unlink(missing_ok=True)
+    return True

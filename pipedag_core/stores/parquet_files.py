@@ -26,7 +26,7 @@ _GROUP_BYTES: Final = 256 * 2**20
 @final
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What the end of a Parquet file says: columns, rows, bytes, and the nulls of each top-level column where it was counted."""
+    """What the end of a Parquet file says: columns, rows, bytes, and the nulls of each top-level column, if asked for and where it was counted."""
 
     schema: TableSchema
     arrow: pa.Schema
@@ -35,21 +35,28 @@ class FileFacts:
     nulls: Mapping[str, int | None]
 
 
-def facts(path: Path, where: str) -> FileFacts:
+def facts(path: Path, where: str, *, nulls: bool) -> FileFacts:
     """Read the end of a file that was just written.
+
+    Args:
+        path: The file.
+        where: Task and table, for the message.
+        nulls: Whether nulls are asked for.
 
     Raises:
         OSError: It cannot be read.
         MaterializationError: It is no Parquet file, or holds a type that Arrow does not know.
     """
-    try:
-        file = pq.ParquetFile(path)
-        arrow = file.schema_arrow
-    except pa.ArrowException as error:
-        raise MaterializationError(f"{where}: what was written cannot be read again ({error}). {_WIDE}") from error
-    with file:
-        metadata = file.metadata
-        return FileFacts(from_arrow(arrow), arrow, metadata.num_rows, path.stat().st_size, _nulls(metadata, arrow))
+    # Given a path, pyarrow would first look for the file system that it is on, which takes longer than reading.
+    with pa.OSFile(str(path)) as opened:
+        try:
+            file = pq.ParquetFile(opened)
+            arrow = file.schema_arrow
+        except pa.ArrowException as error:
+            raise MaterializationError(f"{where}: what was written cannot be read again ({error}). {_WIDE}") from error
+        with file:
+            metadata = file.metadata
+            return FileFacts(from_arrow(arrow), arrow, metadata.num_rows, opened.size(), _nulls(metadata, arrow) if nulls else {})
 
 
 def _nulls(metadata: Any, schema: pa.Schema) -> dict[str, int | None]:

@@ -54,6 +54,7 @@ class ParquetSession:
         self._engine = engine
         self._label = label
         self._cursor: Any = None
+        self._lent = False
         self._open: list[Any] = []
         self._bound: dict[str, StoredTable] = {}
 
@@ -66,6 +67,7 @@ class ParquetSession:
         if form is Form.FILES:
             return FileSource((str(path),))
         if form is Form.QUERY:
+            self._lent = True
             return QuerySource(place(path), self._connection())
         import pyarrow as pa
 
@@ -171,7 +173,7 @@ class ParquetSession:
             file.close()
         self._open.clear()
         if self._cursor is not None:
-            self._engine().release(self._cursor)
+            self._engine().release(self._cursor, as_it_was=not self._lent)
             self._cursor = None
 
     def _write_rows(self, data: BatchData | FileData, target: Target, location: str, where: str) -> Written:
@@ -221,30 +223,66 @@ class ParquetSession:
     def _write_query(self, connection: Any, text: str, readable: str, target: Target, location: str, where: str) -> Written:
         import duckdb
 
-        from pipedag_core.stores import parquet_files, table_options
-
-        for table in self._bound.values():
-            self._existing(table)
         engine = _engine_module()
         path = self._layout.path(location)
         casts: list[tuple[str, str]] = []
         try:
-            columns = engine.columns_of(connection, text, where)
-            parquet_files.check_names([name for name, _ in columns], where)
-            table_options.check_columns(target.options, [name for name, _ in columns], where)
-            for kind in target.options.type_map.values():
-                engine.arrow_type(connection, kind, where)
-            casts = engine.projection(columns, target.options.type_map, where)
-            engine.copy_query(connection, text, path, casts)
+            if not self._write_while_binding(connection, text, target, path, where):
+                casts = self._casts(connection, text, target, where)
+                engine.copy_query(connection, text, path, casts)
         except duckdb.Error as error:
             raise self._translate(error, where, readable, casts) from error
         return self._finish(location, target, where, None, connection)
+
+    def _write_while_binding(self, connection: Any, text: str, target: Target, path: Path, where: str) -> bool:
+        """Begin to write before the types of the columns are known: nearly all queries can be written as they are.
+
+        Returns:
+            Whether the file is there. If not, the query is to be written in the plain way, which also finds what is wrong with it.
+        """
+        import duckdb
+
+        from pipedag_core.stores import long_query
+
+        engine = _engine_module()
+        # A script's database, and a connection that was lent, may have tables that no other one knows.
+        if (
+            connection is not self._cursor
+            or self._lent
+            or target.options.type_map
+            or not long_query.is_main_thread()
+            or not engine.is_surely_query(text)
+        ):
+            return False
+        spare = self._engine().cursor()
+        try:
+            with long_query.begun(connection, engine.copy_statement(text, path, ())) as result:
+                try:
+                    if self._casts(spare, text, target, where):
+                        return False
+                except duckdb.Error:
+                    return False
+                result()
+                return True
+        finally:
+            self._engine().release(spare, as_it_was=True)
+
+    def _casts(self, connection: Any, text: str, target: Target, where: str) -> list[tuple[str, str]]:
+        from pipedag_core.stores import parquet_files, table_options
+
+        engine = _engine_module()
+        columns = engine.columns_of(connection, text, where)
+        parquet_files.check_names([name for name, _ in columns], where)
+        table_options.check_columns(target.options, [name for name, _ in columns], where)
+        for kind in target.options.type_map.values():
+            engine.arrow_type(connection, kind, where)
+        return engine.projection(columns, target.options.type_map, where)
 
     def _finish(self, location: str, target: Target, where: str, content: str | None, connection: Any = None) -> Written:
         from pipedag_core.stores import parquet_files, table_options
 
         path = self._layout.path(location)
-        found = parquet_files.facts(path, where)
+        found = parquet_files.facts(path, where, nulls=table_options.names_filled_columns(target.options))
         parquet_files.check_names(found.schema.names, where)
         parquet_files.check_types(found.arrow, where)
         table_options.check_columns(target.options, found.schema.names, where)

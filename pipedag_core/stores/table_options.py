@@ -62,6 +62,11 @@ def filled_columns(options: TableOptions, names: Sequence[str]) -> tuple[str, ..
     return tuple(name for name in names if name in filled)
 
 
+def names_filled_columns(options: TableOptions) -> bool:
+    """Return whether the options say of any column that it may not hold nulls."""
+    return bool(options.primary_key or options.non_nullable) or (options.nullable is not None and options.non_nullable is None)
+
+
 def refuse_nulls(nulls: Mapping[str, int], rows: int | None, where: str) -> None:
     """Raise if columns that may not hold nulls do.
 

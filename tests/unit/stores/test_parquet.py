@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import duckdb
@@ -10,9 +11,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipedag_core.errors import FlowError, MaterializationError, StoredDataMissing, StoreError
 from pipedag_core.ports.data import BatchData, FileData, Form, QueryData, TableOptions
+from pipedag_core.stores import explore
 from pipedag_core.stores.parquet import ParquetStore
 from pipedag_core.testing.table_store_samples import ask, keep, prepare, rows, target
 
@@ -267,6 +271,42 @@ def test_explore_shows_every_table_under_its_readable_name(store, session):
     store.show({"raw": {"u": stored}})
     assert shown(store) == {("raw", "u"): [(1,)]}
     assert sorted(path.name for path in store.base_path.iterdir()) == [".explore", "explore.duckdb", "raw"]
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["raw", "main", "B c"]), st.dictionaries(st.sampled_from("tuv"), st.booleans())), min_size=2)
+)
+def test_after_any_changes_explore_shows_what_it_shows_when_made_at_once(tmp_path_factory, states):
+    store = ParquetStore(tmp_path_factory.mktemp("store"), threads=1)
+    with store.session("test") as session:
+        one, other = keep(session, batch(a=[1]), "one"), keep(session, batch(b=[2]), "other")
+        for state in states:
+            store.show({stage: {name: one if first else other for name, first in tables.items()} for stage, tables in state.items()})
+        expected = {(stage, name): [(1,)] if first else [(2,)] for stage, tables in states[-1].items() for name, first in tables.items()}
+        assert shown(store) == expected
+    store.close()
+
+
+class Recording:
+    """A connection that notes its statements."""
+
+    def __init__(self, connection):
+        self.connection, self.statements = connection, []
+
+    def execute(self, statement):
+        self.statements.append(statement)
+        return self.connection.execute(statement)
+
+
+def test_explore_makes_only_what_differs(tmp_path, store, session):
+    path = tmp_path / "tables" / keep(session, batch(a=[1])).location
+    connection = Recording(duckdb.connect())
+    explore.refresh(tmp_path, {"raw": {"t": path, "u": path}}, lambda: nullcontext(connection))
+    assert sum("CREATE VIEW" in statement for statement in connection.statements) == 2
+    connection.statements.clear()
+    explore.refresh(tmp_path, {"raw": {"t": path, "v": path}}, lambda: nullcontext(connection))
+    assert [statement.split()[:2] for statement in connection.statements[2:-2]] == [["DROP", "VIEW"], ["CREATE", "VIEW"]]
 
 
 def test_explore_is_not_written_again_for_nothing(store, session):
