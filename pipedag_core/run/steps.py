@@ -13,7 +13,7 @@ from pipedag_core.plan.model import Plan, Step, StepKind
 from pipedag_core.ports.catalogs import GenerationKey, Held, Opened, TaskResult
 from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
 from pipedag_core.run.lookup import find_task, plan_lookup
-from pipedag_core.run.notes import is_interruption, message_of
+from pipedag_core.run.notes import add_note, is_interruption, message_of
 from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import refresh_names
@@ -66,6 +66,7 @@ def execute_step(
     except BaseException as error:
         if is_interruption(error):
             raise KeyboardInterrupt from error
+        _complete(error, plan, step)
         report = StepReport(step.id, Outcome.FAILED, type(error).__name__, step.stage, step.task, message=message_of(error), error=error)
     if not report.seconds:
         report = replace(report, seconds=time.monotonic() - started)
@@ -74,6 +75,17 @@ def execute_step(
         _remember(session, run, report)
     session.tell(StepEnded(run.id, report))
     return report
+
+
+def _complete(error: BaseException, plan: Plan, step: Step) -> None:
+    """Say where an error of ours belongs, as far as whoever raised it could not know."""
+    if not isinstance(error, PipedagError) or step.stage is None:
+        return
+    facts = {"flow": plan.flow, "stage": step.stage, **({} if step.task is None else {"task": step.task})}
+    error.__dict__.update({name: value for name, value in facts.items() if name not in error.__dict__})
+    told = " ".join([str(error), *getattr(error, "__notes__", ())])
+    if not all(str(value) in told for value in facts.values()):
+        add_note(error, f"in step {step.id} of flow {plan.flow!r}")
 
 
 def skip_step(session: Session, run: Run, step: Step, because: Step) -> StepReport:
