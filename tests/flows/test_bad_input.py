@@ -292,7 +292,7 @@ def test_a_name_that_cannot_be_kept_is_refused(shop, name):
 # --- tables -------------------------------------------------------------------------------------------------------------------------------
 
 AS = {
-    "polars": lambda table: pl.from_arrow(table),
+    "polars": pl.from_arrow,
     "polars lazy": lambda table: pl.from_arrow(table).lazy(),
     "pandas": lambda table: table.to_pandas(),
     "pyarrow": lambda table: table,
