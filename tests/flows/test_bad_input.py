@@ -5,8 +5,10 @@ The table in docs/bad-input.md names these tests; `test_the_page_names_every_tes
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +23,7 @@ from pipedag_core.errors import (
     CatalogError,
     DuplicateName,
     FlowError,
+    LeaseHeld,
     MaterializationError,
     PipedagError,
     QueryFailed,
@@ -118,7 +121,15 @@ def test_two_tables_of_one_name_are_named_with_both_places(shop, value):
 
 
 def test_two_tables_of_one_name_from_two_tasks_are_named_with_both_tasks(shop):
-    shop.error_of(lambda: Table(GOOD, name="neighbour"), DuplicateName, "'neighbour'")
+    before = shop.rows()
+    error = shop.run(lambda: Table(GOOD, name="neighbour"), version="2").exception
+    assert type(error) is DuplicateName
+    told = "\n".join([str(error), *error.__notes__])
+    assert all(word in told for word in ("'shop'", "'raw'", "'sick'", "'neighbour'"))
+    # Whichever comes second is the one that fails.
+    assert (error.flow, error.stage) == ("shop", "raw")
+    assert error.task in ("sick", "neighbour")
+    assert shop.rows() == before
 
 
 # --- queries ------------------------------------------------------------------------------------------------------------------------------
@@ -218,6 +229,48 @@ def test_a_newer_catalog_is_an_error_with_both_versions_and_is_left_as_it_is(sho
         shop.run(lambda: GOOD, version="1")
     assert connection.execute("SELECT count(*) FROM runs").fetchone() == before
     connection.close()
+
+
+@pytest.mark.parametrize("engine", ["sequential", "threads"])
+def test_a_second_writer_waits_and_then_says_who_holds_the_lease(config, tables_of, engine):
+    inside, go_on = threading.Event(), threading.Event()
+
+    @materialize
+    def slow():
+        inside.set()
+        assert go_on.wait(60)
+        return GOOD
+
+    @materialize
+    def quick():
+        return GOOD
+
+    with Flow("night") as night, Stage("raw"):
+        slow()
+    with Flow("shop") as shop:
+        with Stage("raw"):
+            quick()
+        with Stage("other"):
+            quick()
+    found = []
+    one = threading.Thread(target=lambda: found.append(night.run(config=config)))
+    one.start()
+    assert inside.wait(60)
+    result = shop.run(config=config.evolve(lease_wait=0.3), orchestration_engine=engine)
+    go_on.set()
+    one.join()
+    error = result.exception
+    assert type(error) is LeaseHeld
+    text = str(error)
+    assert all(
+        word in text
+        for word in ("'shop'", "stage raw is being written by", "flow night", found[0].run_id, f"process {os.getpid()}", "lease_wait")
+    )
+    # What does not need the stage is done, and whoever holds the lease notices nothing.
+    assert {report.step: report.outcome.value for report in result.reports}["commit:other"] == "committed"
+    assert found[0].successful
+    assert list(tables_of(config)["raw"]) == ["slow"]
+    assert shop.run(config=config).successful
 
 
 # --- names --------------------------------------------------------------------------------------------------------------------------------
@@ -374,3 +427,14 @@ def test_two_columns_of_one_name_are_named(shop, make, options):
 )
 def test_a_column_that_no_table_can_keep_is_named(shop, make):
     shop.error_of(make, MaterializationError, "'odd'", table="sick")
+
+
+# --- the page -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_test():
+    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text(encoding="utf-8")))
+    here = Path(__file__).parent
+    files = [Path(__file__), here / "test_full_disk.py", here / "test_read_only_folder.py"]
+    there_are = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)}
+    assert named == there_are - {"test_the_page_names_every_test"}
