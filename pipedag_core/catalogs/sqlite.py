@@ -26,8 +26,8 @@ _ADVICE: Mapping[int, str] = {
     sqlite3.SQLITE_LOCKED: "Another transaction of this process holds it. Call the catalog outside of `show`.",
     sqlite3.SQLITE_READONLY: "The file or its folder cannot be written. Check their permissions.",
     sqlite3.SQLITE_CANTOPEN: "It cannot be opened. Check that its folder exists and can be written.",
-    sqlite3.SQLITE_FULL: "The disk is full. Make room, then go on.",
-    sqlite3.SQLITE_IOERR: "The disk failed. The file must lie on a local disk; for shared storage configure a metadata_store.",
+    sqlite3.SQLITE_FULL: "The disk is full. Make room, then run again.",
+    sqlite3.SQLITE_IOERR: "The disk is full or failed. Make room; the file must lie on a local disk; for shared storage configure a metadata_store.",
     sqlite3.SQLITE_NOTADB: "It is not an SQLite database. Choose another path, or move the file away.",
     sqlite3.SQLITE_CORRUPT: "It is damaged. Restore it from a copy, or move it away: everything is then computed again.",
 }

@@ -42,6 +42,7 @@ class ConfigContext:
         retention: What clean-up keeps.
         content_hash_rows: Tables in memory up to this many rows get a content hash also where none is needed.
         lease_ttl: Seconds for which a run's leases and pins hold without being renewed.
+        lease_wait: Seconds for which a run in one process waits for a stage that another run writes.
         base_dir: Folder that relative paths start from: that of the file, else the working directory.
         tags, stage_tags: Labels for people and pictures.
         strict_result_get_locking: `Result.get` needs a `StageLockContext`.
@@ -69,6 +70,7 @@ class ConfigContext:
     retention: Retention = field(default_factory=Retention)
     content_hash_rows: int = 1_000_000
     lease_ttl: float = 30.0
+    lease_wait: float = 3600.0
     base_dir: Path = field(default_factory=Path.cwd)
     tags: Any = ()
     stage_tags: Attrs = field(default_factory=Attrs)

@@ -257,6 +257,7 @@ INSTANCE: Final[Mapping[str, Kind]] = {
     "retention": Section({"committed": COUNT, "failed": FROM_ZERO, "minimum_age": DURATION}),
     "content_hash_rows": FROM_ZERO,
     "lease_ttl": LEASE,
+    "lease_wait": DURATION,
     "visualization": DICT,
     "disable_kroki": FLAG,
     "kroki_url": TEXT,

@@ -103,6 +103,7 @@ _PLAIN: Final = (
     "auto_blob",
     "content_hash_rows",
     "lease_ttl",
+    "lease_wait",
     "tags",
     "strict_result_get_locking",
     "disable_kroki",

@@ -54,6 +54,7 @@ def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -
             auto_table=config.auto_table,
             auto_blob=config.auto_blob,
             ttl_s=config.lease_ttl,
+            wait_s=config.lease_wait,
         )
 
 

@@ -116,7 +116,8 @@ def _with_place(place: Place, name: str, action: Any) -> Any:
         if "object_id" in error.__dict__:
             place.run.catalog(place.session).forget_objects((error.__dict__["object_id"],))
         raise
-    except PipedagError:
+    except PipedagError as error:
+        error.__dict__.update({"table": name, "stage": place.stage, "task": place.task.id})
         raise
     except Exception as error:
         add_note(error, f"while writing table {place.stage}.{name} of {place.who}")

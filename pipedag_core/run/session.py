@@ -33,6 +33,7 @@ class Session:
         content_hash_rows: Content hashes are made of tables in memory up to this many rows, where none is needed.
         auto_table, auto_blob: Names of types that may be returned bare (`pandas.Series`); empty auto_table means all types with a hook.
         ttl_s: Seconds for which leases and pins of this process's runs hold without being renewed.
+        wait_s: Seconds for which a run in this process waits for a stage that another run writes.
     """
 
     catalog: Catalog
@@ -46,6 +47,7 @@ class Session:
     auto_table: Sequence[str] = ()
     auto_blob: Sequence[str] = ()
     ttl_s: float = 30.0
+    wait_s: float = 3600.0
 
     def tell(self, event: Event) -> None:
         """Tell all observers; what they raise never disturbs the run."""
@@ -115,7 +117,7 @@ class Run:
         open: Generations that this process knows to be open for the run; a mere memory of what the catalog says, whose fences still decide.
         lookups: Tables for finding tasks by their ids, made by `pipedag_core.run.lookup`.
         memory: What the catalog knows, remembered, where this process carries out all steps of the run; see `pipedag_core.run.memory`.
-        waiting: Step that waits for a lease -> when it began to wait; None once that has been said.
+        waiting: Step that waits for a lease -> when it began to wait, and whether that has been said aloud.
     """
 
     info: RunInfo
@@ -124,7 +126,7 @@ class Run:
     open: dict[str, GenerationKey] = field(default_factory=dict[str, GenerationKey])
     lookups: dict[int, object] = field(default_factory=dict[int, object], repr=False, compare=False)
     memory: RunMemory | None = field(default=None, repr=False, compare=False)
-    waiting: dict[str, float | None] = field(default_factory=dict[str, "float | None"], repr=False, compare=False)
+    waiting: dict[str, tuple[float, bool]] = field(default_factory=dict[str, "tuple[float, bool]"], repr=False, compare=False)
 
     @property
     def id(self) -> str:

@@ -17,7 +17,7 @@ from pipedag_core.cache.fingerprint import Fingerprint
 from pipedag_core.define.task import Task
 from pipedag_core.define.values import Blob, ExternalTableReference, RawSql, Table, View
 from pipedag_core.define.walk import map_leaves
-from pipedag_core.errors import MaterializationError, UnsupportedByStore, UnsupportedValue
+from pipedag_core.errors import MaterializationError, PipedagError, StoredDataMissing, UnsupportedByStore, UnsupportedValue
 from pipedag_core.ports.data import (
     BatchData,
     FileData,
@@ -32,6 +32,7 @@ from pipedag_core.ports.data import (
 from pipedag_core.ports.hooks import TableHook, WriteContext
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run.inputs import TaskInputs
+from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Run, Session
 
 log = logging.getLogger(__name__)
@@ -204,34 +205,45 @@ def _short_type_name(kind: type) -> str:
 
 def prepare(place: Place, slots: Sequence[Slot], policy: Policy) -> None:
     """Give each slot the form in which it crosses to the store, and a key where one is known before anything is written."""
-    session, access, task = place.session, place.access, place.task
-    version = str(task.options.version) if task.options.version is not None else ""
     for slot in slots:
         if slot.stored is not None:
             continue
-        if isinstance(slot.obj, Blob):
-            slot.blob = session.blobs.encode(cast("Blob[Any]", slot.obj).obj)
-            slot.key = slot.base_key = hashlib.sha256(slot.blob[0]).hexdigest()
-        elif slot.is_script:
-            slot.prepared = access.prepare(slot.obj.sql, place.inputs.placeholders, place.stages)
-            _query_keys(slot, place, version, policy)
-        elif slot.hook is not None:
-            context = WriteContext(
-                access, session.tables.capabilities, f"{place.stage}.{task.id}", slot.path, session.hooks.args(slot.hook)
-            )
-            slot.data = slot.hook.write(slot.obj, context)
-            if isinstance(slot.data, QueryData):
-                slot.prepared = access.prepare(slot.data.text, place.inputs.placeholders, place.stages)
-                if policy.kind == "lazy":
-                    _query_keys(slot, place, version, policy)
-            elif (
-                _in_memory(slot.data)
-                and not slot.options.type_map
-                and (policy.hash_always or policy.kind == "lazy" or is_small(slot.data, session))
-            ):
-                slot.content_hash = access.hash_rows(slot.data)
-                if slot.content_hash is not None:
-                    slot.key = slot.base_key = fingerprint.content_identity(slot.content_hash, slot.options)
+        try:
+            _prepare_slot(place, slot, policy)
+        except StoredDataMissing:
+            raise
+        except PipedagError as error:
+            name = slot.declared or slot.path or place.task.id
+            error.__dict__.update({"stage": place.stage, "task": place.task.id, "table": name})
+            if not str(error).startswith(f"Table {name!r}"):
+                add_note(error, f"table {name!r} of {place.who}")
+            raise
+
+
+def _prepare_slot(place: Place, slot: Slot, policy: Policy) -> None:
+    session, access, task = place.session, place.access, place.task
+    version = str(task.options.version) if task.options.version is not None else ""
+    if isinstance(slot.obj, Blob):
+        slot.blob = session.blobs.encode(cast("Blob[Any]", slot.obj).obj)
+        slot.key = slot.base_key = hashlib.sha256(slot.blob[0]).hexdigest()
+    elif slot.is_script:
+        slot.prepared = access.prepare(slot.obj.sql, place.inputs.placeholders, place.stages)
+        _query_keys(slot, place, version, policy)
+    elif slot.hook is not None:
+        context = WriteContext(access, session.tables.capabilities, f"{place.stage}.{task.id}", slot.path, session.hooks.args(slot.hook))
+        slot.data = slot.hook.write(slot.obj, context)
+        if isinstance(slot.data, QueryData):
+            slot.prepared = access.prepare(slot.data.text, place.inputs.placeholders, place.stages)
+            if policy.kind == "lazy":
+                _query_keys(slot, place, version, policy)
+        elif (
+            _in_memory(slot.data)
+            and not slot.options.type_map
+            and (policy.hash_always or policy.kind == "lazy" or is_small(slot.data, session))
+        ):
+            slot.content_hash = access.hash_rows(slot.data)
+            if slot.content_hash is not None:
+                slot.key = slot.base_key = fingerprint.content_identity(slot.content_hash, slot.options)
 
 
 def _query_keys(slot: Slot, place: Place, version: str, policy: Policy) -> None:

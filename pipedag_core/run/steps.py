@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipedag_core.define.flow import Flow
-from pipedag_core.errors import PipedagError, RunError
+from pipedag_core.errors import LeaseHeld, PipedagError, RunError
 from pipedag_core.plan.model import Plan, Step, StepKind
 from pipedag_core.ports.catalogs import GenerationKey, Held, Opened, TaskResult
 from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
 from pipedag_core.run.lookup import find_task, plan_lookup
-from pipedag_core.run.notes import is_interruption, message_of
+from pipedag_core.run.notes import add_note, is_interruption, message_of
 from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import refresh_names
@@ -66,6 +66,7 @@ def execute_step(
     except BaseException as error:
         if is_interruption(error):
             raise KeyboardInterrupt from error
+        _complete(error, plan, step)
         report = StepReport(step.id, Outcome.FAILED, type(error).__name__, step.stage, step.task, message=message_of(error), error=error)
     if not report.seconds:
         report = replace(report, seconds=time.monotonic() - started)
@@ -74,6 +75,17 @@ def execute_step(
         _remember(session, run, report)
     session.tell(StepEnded(run.id, report))
     return report
+
+
+def _complete(error: BaseException, plan: Plan, step: Step) -> None:
+    """Say where an error of ours belongs, as far as whoever raised it could not know."""
+    if not isinstance(error, PipedagError) or step.stage is None:
+        return
+    facts = {"flow": plan.flow, "stage": step.stage, **({} if step.task is None else {"task": step.task})}
+    error.__dict__.update({name: value for name, value in facts.items() if name not in error.__dict__})
+    told = " ".join([str(error), *getattr(error, "__notes__", ())])
+    if not all(str(value) in told for value in facts.values()):
+        add_note(error, f"in step {step.id} of flow {plan.flow!r}")
 
 
 def skip_step(session: Session, run: Run, step: Step, because: Step) -> StepReport:
@@ -119,12 +131,12 @@ def _level_of_waiting(run: Run, step: str) -> int:
     """A wait is told when it begins, and once more, aloud, when it has become long."""
     now = time.monotonic()
     if step not in run.waiting:
-        run.waiting[step] = now
+        run.waiting[step] = (now, False)
         return logging.INFO
-    since = run.waiting[step]
-    if since is None or now - since < LONG_WAIT_S:
+    since, told = run.waiting[step]
+    if told or now - since < LONG_WAIT_S:
         return logging.DEBUG
-    run.waiting[step] = None
+    run.waiting[step] = (since, True)
     return logging.WARNING
 
 
@@ -174,12 +186,17 @@ def _open(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
     assert step.stage is not None
     opened = open_unit(session, run, plan, step.stage)
     if isinstance(opened, Held):
-        return _waiting(step, opened)
+        return _waiting(session, run, plan, step, opened)
     numbers = ", ".join(f"{name} g{key.number}" for name, key in opened.generations.items())
     return StepReport(step.id, Outcome.OPENED, numbers, step.stage)
 
 
-def _waiting(step: Step, held: Held) -> StepReport:
+def _waiting(session: Session, run: Run, plan: Plan, step: Step, held: Held) -> StepReport:
+    """Report that a step has to wait for another run.
+
+    Raises:
+        LeaseHeld: It has waited for as long as the configuration allows.
+    """
     owner = held.owner
     who = f"stage {held.stage} is being written by {owner.note or 'a run'}"
     if owner.pid:
@@ -191,6 +208,15 @@ def _waiting(step: Step, held: Held) -> StepReport:
         reason = (
             f"{who} (run {held.run_id}, steps in many processes, begun on {owner.host}), whose lease holds for at most {_span(held.expires_in_s)} "
             f"unless it goes on; if it is over, `pipedag step PLAN.json finish --run-id {held.run_id}` frees the stage"
+        )
+    waited = time.monotonic() - run.waiting[step.id][0] if step.id in run.waiting else 0.0
+    if waited > session.wait_s:
+        raise LeaseHeld(
+            f"Flow {plan.flow!r} has waited {_span(waited)}, longer than lease_wait allows: {reason}. Run again when that is over, or set lease_wait "
+            "in the configuration to a longer time.",
+            flow=plan.flow,
+            stage=held.stage,
+            run_id=held.run_id,
         )
     return StepReport(step.id, Outcome.WAITING, reason, step.stage, step.task)
 
@@ -212,7 +238,7 @@ def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step, comput
         # Another process opened the stage, or the step is executed again after its stage was committed.
         opened = open_unit(session, run, plan, step.stage)
         if isinstance(opened, Held):
-            return _waiting(step, opened)
+            return _waiting(session, run, plan, step, opened)
         generation = opened.generations[step.stage]
     planned = plan_lookup(run, plan).tasks[step.stage, step.task]
     return run_task(session, run, flow, plan, planned, find_task(run, flow, step.stage, step.task), generation, computed)

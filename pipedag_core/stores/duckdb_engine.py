@@ -172,7 +172,12 @@ def columns_of(connection: Any, query: str, where: str) -> list[tuple[str, Any]]
             raise MaterializationError(
                 f"{where} is made from one query (SELECT, WITH, VALUES, FROM), not from this statement:\n{query}\nReturn RawSql(...) for statements."
             )
-    relation = connection.sql(query)
+    try:
+        relation = connection.sql(query)
+    except duckdb.Error:
+        # A relation's errors do not say where in the query they are; an explanation, which does not run it either, fails with the place.
+        connection.execute(f"EXPLAIN {query}")
+        raise
     return list(zip(relation.columns, relation.types, strict=True))
 
 

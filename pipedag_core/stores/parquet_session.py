@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
     from pipedag_core.stores.parquet_files import FileFacts
 
 #: What the operating system says when the fault lies with the disk and not with the rows.
-_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_DISK_ERRORS = _FULL | {errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR}
+
+#: How libraries written in Rust pass on what the operating system said.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @final
@@ -332,7 +337,7 @@ class ParquetSession:
         except BaseException as error:
             if location:
                 self._layout.path(location).unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in _DISK_ERRORS and _concerns(error, self._layout.base):
+            if _is_of_the_disk(error, self._layout.base):
                 raise StoreError(
                     f"{where} could not be written below {self._layout.base}: {error}. Check room and rights there.",
                     path=str(self._layout.base),
@@ -352,9 +357,13 @@ class ParquetSession:
         return self._damaged_input() or _engine_module().translate(error, f"{where} ({self._label})", query, casts)
 
 
-def _concerns(error: OSError, base: Path) -> bool:
-    # A disk error that names some other file comes from the user's own code and is theirs to see.
-    return error.filename is None or str(error.filename).startswith(str(base))
+def _is_of_the_disk(error: BaseException, base: Path) -> bool:
+    if isinstance(error, OSError):
+        # A disk error that names some other file comes from the user's own code and is theirs to see.
+        return error.errno in _DISK_ERRORS and (error.filename is None or str(error.filename).startswith(str(base)))
+    # Without a file's name only what reading the user's files cannot give is sure to be ours.
+    found = _OS_ERROR.search(str(error)) if type(error).__module__.startswith("polars") else None
+    return found is not None and int(found[1]) in _FULL
 
 
 def _where(target: Target) -> str:

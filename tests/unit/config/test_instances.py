@@ -204,6 +204,7 @@ def test_every_setting_reaches_the_context():
                     "retention": {"committed": 3, "failed": 0, "minimum_age": "30m"},
                     "content_hash_rows": 5,
                     "lease_ttl": "2m",
+                    "lease_wait": "90s",
                     "hook_args": {"pandas": {"dtype_backend": "arrow"}},
                     "table_hooks": {"my.Frame": "my.hooks:FrameHook"},
                     "tags": ["a"],
@@ -219,7 +220,7 @@ def test_every_setting_reaches_the_context():
     assert config.cache_validation.ignore_task_version
     assert config.orchestration.kind == "sequential"
     assert (config.retention.committed, config.retention.failed, config.retention.minimum_age_s) == (3, 0, 1800.0)
-    assert (config.content_hash_rows, config.lease_ttl) == (5, 120.0)
+    assert (config.content_hash_rows, config.lease_ttl, config.lease_wait) == (5, 120.0, 90.0)
     assert config.hook_args.pandas.dtype_backend == "arrow"
     assert config.table_hooks == {"my.Frame": "my.hooks:FrameHook"}
     assert (config.tags, config.stage_tags) == (["a"], {"big": ("features",)})
