@@ -171,7 +171,7 @@ class Cell:
     def __str__(self) -> str:
         """Return the cell as the page shows it."""
         if not self.given:
-            return "–"
+            return "-"
         if self.refused:
             return "refused"
         text = f"`{self.back}`" if self.given == self.back else f"`{self.given}` → `{self.back}`"
