@@ -9,7 +9,7 @@ EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test property crash stress check bench format clean
+.PHONY: help setup demo test property crash stress types check bench format clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ crash: $(READY) ## Kill runs at every place and 200 random moments (minutes)
 
 stress: $(READY) ## Let many write and read at once, for two minutes
 	PIPEDAG_LONG_TESTS=1 $(BIN)/python -m pytest -n 0 tests/flows/stress $(ARGS)
+
+types: $(READY) ## Write docs/types.md anew: what each library gets back of each type
+	PIPEDAG_WRITE_TYPES=1 $(BIN)/python -m pytest -q -n 0 tests/contract/test_types.py
 
 check: $(READY) ## Check format, style, types and floors
 	$(BIN)/ruff format --check $(wildcard $(PATHS))

@@ -33,6 +33,7 @@ FIGURES = {
     "beside": "beside_cached",
     "tpch": "tpch_flow",
     "table": "large_table",
+    "streaming": "streaming",
     "reference": "reference",
 }
 

@@ -10,6 +10,7 @@ from typing import Any, Final, final
 import duckdb
 import pyarrow.parquet as pq
 
+from pipedag_core import duckdb_types
 from pipedag_core.arrow_schema import to_arrow
 from pipedag_core.errors import QueryFailed, TracingRefused
 from pipedag_core.hooks import duckdb_trace
@@ -26,6 +27,9 @@ _EXECUTED: Final = (
 
 #: Arrow has no integers of 128 bits, and Parquet files would hold them as doubles, rounded. A value that is too large is an error.
 _NARROWER: Final = {"hugeint": "BIGINT", "uhugeint": "UBIGINT"}
+
+#: Integers are narrowed; enums and arrays come back as texts and lists with the same values.
+_TAKEN_CARE_OF: Final = frozenset({*_NARROWER, "enum", "array"})
 
 
 @final
@@ -47,13 +51,20 @@ class DuckDbHook:
         """Hand the relation over; it is executed while it is written. HUGEINT becomes BIGINT, UHUGEINT becomes UBIGINT.
 
         Raises:
-            MaterializationError: Two columns have one name.
+            MaterializationError: Two columns have one name, or one has a type that Parquet does not keep.
         """
         names = [name.casefold() for name in obj.columns]
         double = sorted({name for name in obj.columns if names.count(name.casefold()) > 1})
         if double:
             raise refused(context, f"columns {double!r} of the relation have the same name. Give each column its own name with AS.")
         if write_form(context, Form.FILES, Form.BATCHES) is Form.FILES:
+            for name, kind in zip(obj.columns, obj.types, strict=True):
+                if (problem := duckdb_types.refused(kind, _TAKEN_CARE_OF)) is not None:
+                    raise refused(
+                        context,
+                        f"column {name!r} of the relation has type {kind}, which Parquet would bring back as another type. "
+                        f"Cast {problem[0].upper()} to {problem[1]}.",
+                    )
             return FileData(lambda path: _execute(obj, "write_parquet", context, path))
         # A relation's open result would block its connection, on which the store may want to write.
         return batches(lambda: _execute(obj, "to_arrow_table", context), context, in_memory=False)

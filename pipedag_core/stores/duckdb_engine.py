@@ -13,6 +13,7 @@ from typing import Any, Final, final
 
 import duckdb
 
+from pipedag_core import duckdb_types
 from pipedag_core.errors import MaterializationError, PipedagError, QueryFailed, StoreError, UnsupportedByStore
 from pipedag_core.hashing import digest
 from pipedag_core.naming import quote_identifier, quote_literal
@@ -33,25 +34,7 @@ COPY_OPTIONS: Final = f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, R
 #: Types that Parquet would turn into doubles, and what the house writes instead: exact, or an error where a value is too large.
 _NARROWED: Final = {"hugeint": "BIGINT", "uhugeint": "UBIGINT"}
 
-#: Types that come back from Parquet as something else, and what to cast them to.
-_REFUSED: Final = {
-    "hugeint": "BIGINT",
-    "uhugeint": "UBIGINT",
-    "interval": "a number of microseconds (BIGINT) or VARCHAR",
-    "time with time zone": "TIME or VARCHAR",
-    "bit": "VARCHAR",
-    "enum": "VARCHAR",
-    "bignum": "VARCHAR or DECIMAL(38,0)",
-    "union": "one of its member types",
-    "variant": "JSON",
-    "array": "a list (`FLOAT[]` for `FLOAT[3]`)",
-    "tuple": "a STRUCT with named fields (struct_pack)",
-    "geometry": "BLOB or VARCHAR",
-}
-
 _QUERY: Final = re.compile(r"\s*(select|from|values)\b", re.IGNORECASE)
-
-_NESTED: Final = frozenset({"list", "struct", "map"})
 
 
 @final
@@ -198,23 +181,13 @@ def projection(columns: Sequence[tuple[str, Any]], type_map: Mapping[str, str], 
             casts.append((name, type_map[name]))
         elif kind.id in _NARROWED:
             casts.append((name, _NARROWED[kind.id]))
-        elif (problem := _refused(kind)) is not None:
+        elif (problem := duckdb_types.refused(kind)) is not None:
             raise MaterializationError(
                 f"{where}: column {name!r} has type {kind}, which Parquet would bring back as another type. "
                 f"Cast {problem[0].upper()} to {problem[1]} in the query.",
                 column=name,
             )
     return casts
-
-
-def _refused(kind: Any) -> tuple[str, str] | None:
-    if kind.id in _REFUSED:
-        return kind.id, _REFUSED[kind.id]
-    if kind.id in _NESTED:
-        for _, child in kind.children:
-            if (problem := _refused(child)) is not None:
-                return problem
-    return None
 
 
 def copy_statement(query: str, path: Path, casts: Sequence[tuple[str, str]]) -> str:
@@ -278,7 +251,7 @@ def duplicate_key(connection: Any, path: Path, key: Sequence[str]) -> tuple[tupl
 
 def _hash_terms(name: str, kind: Any) -> list[str]:
     column = quote_identifier(name)
-    if kind.id in _NESTED:
+    if kind.id in duckdb_types.NESTED:
         # `hash` takes [], [NULL] and NULL for the same; their text is exact.
         return [f"CAST({column} AS VARCHAR)"]
     if kind.id in ("float", "double"):

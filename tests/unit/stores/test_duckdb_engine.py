@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipedag_core import duckdb_types
 from pipedag_core.errors import MaterializationError, PipedagError, QueryFailed, StoreError
 from pipedag_core.stores import duckdb_engine
 from pipedag_core.stores.duckdb_engine import Engine
@@ -97,7 +98,7 @@ def test_no_type_of_duckdb_is_forgotten(connection):
     }
     # Names of things that no column has: placeholders of DuckDB's own catalogue.
     internal = {"NULL", "ANY", "TYPE", "INVALID", "UNKNOWN", "POINTER", "LAMBDA", "TABLE", "TIMESTAMPTZ_NS"}
-    refused = {name.upper() for name in duckdb_engine._REFUSED}
+    refused = {name.upper() for name in duckdb_types.REFUSED}
     assert {name.strip('"') for name in known} - kept - internal - refused == set()
 
 
