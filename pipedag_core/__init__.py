@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipedag_core.define.flow import Stage as Stage
     from pipedag_core.define.group import GroupNode as GroupNode
     from pipedag_core.define.group import VisualizationStyle as VisualizationStyle
+    from pipedag_core.define.inout import InOutSpecification as InOutSpecification
     from pipedag_core.define.lazydict import LazyDict as LazyDict
     from pipedag_core.define.options import AUTO_VERSION as AUTO_VERSION
     from pipedag_core.define.refs import TaskGetItem as TaskGetItem
@@ -49,6 +50,7 @@ _HOME = {
     "ExternalTableReference": "define.values",
     "Flow": "define.flow",
     "GroupNode": "define.group",
+    "InOutSpecification": "define.inout",
     "LazyDict": "define.lazydict",
     "PipedagConfig": "config.context",
     "PipedagError": "errors",
@@ -83,6 +85,7 @@ __all__ = [
     "ExternalTableReference",
     "Flow",
     "GroupNode",
+    "InOutSpecification",
     "LazyDict",
     "PipedagConfig",
     "PipedagError",

@@ -23,6 +23,7 @@ PUBLIC = [
     "ExternalTableReference",
     "Flow",
     "GroupNode",
+    "InOutSpecification",
     "LazyDict",
     "PipedagConfig",
     "PipedagError",
