@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipedag_core.plan.model import Step as Step
     from pipedag_core.ports.events import RunObserver as RunObserver
     from pipedag_core.ports.events import StepReport as StepReport
+    from pipedag_core.production.flow import ProductionFlow as ProductionFlow
     from pipedag_core.run.keeping import StageLockContext as StageLockContext
     from pipedag_core.run.result import Result as Result
     from pipedag_core.runner import execute as execute
@@ -55,6 +56,7 @@ _HOME = {
     "PipedagConfig": "config.context",
     "PipedagError": "errors",
     "Plan": "plan.model",
+    "ProductionFlow": "production.flow",
     "RawSql": "define.values",
     "Result": "run.result",
     "RunObserver": "ports.events",
@@ -90,6 +92,7 @@ __all__ = [
     "PipedagConfig",
     "PipedagError",
     "Plan",
+    "ProductionFlow",
     "RawSql",
     "Result",
     "RunObserver",

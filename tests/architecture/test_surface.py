@@ -28,6 +28,7 @@ PUBLIC = [
     "PipedagConfig",
     "PipedagError",
     "Plan",
+    "ProductionFlow",
     "RawSql",
     "Result",
     "RunObserver",
