@@ -167,5 +167,9 @@ class BundleRefused(ProductionError):
     """A bundle is damaged, incomplete, foreign, from a newer version, or needs trust that it was not given."""
 
 
+class BundleWarning(UserWarning):
+    """A bundle is loaded with other versions of Python, packages or code than it was made with."""
+
+
 class RunError(PipedagError):
     """A run or a step could not be carried out."""

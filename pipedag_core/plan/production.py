@@ -176,6 +176,11 @@ def _argument(walk: _Walk, task: Task, path: str, leaf: Any, trail: str) -> list
         f"a role, or pass the table as an input ({trail})."
         for item in externals
     ]
+    if isinstance(leaf, Stage):
+        found.append(
+            f"{task.full_id} would run in production, but gets the stage {leaf.name} as argument {path!r}, and there are no schemas there. Give "
+            f"{task.full_id} the role const or input ({trail})."
+        )
     if getattr(leaf, "__pipedag_config__", False) is True:
         found.append(
             f"{task.full_id} would run in production, but gets the configuration as argument {path!r}. Pass the values that it needs ({trail})."

@@ -64,15 +64,17 @@ class Converter:
         frames: Converts.
         as_type: The type that is wanted; None leaves frames as they are.
         share: Whether somebody else can see the same frames.
+        unwrap: Whether blobs become the objects in them.
     """
 
-    def __init__(self, frames: Frames, as_type: Any, *, share: bool) -> None:
+    def __init__(self, frames: Frames, as_type: Any, *, share: bool, unwrap: bool = True) -> None:
         self._frames = frames
         self._type = as_type
         self._share = share
         # None stands for what is handed over as it is.
         self._known: dict[type, Change | None] = dict.fromkeys((str, int, float, bool, bytes, type(None)))
-        self._known |= {dict: self._dict, list: self._list, tuple: self._tuple}
+        # A blob is handed over as it is, whatever is in it.
+        self._known |= {dict: self._dict, list: self._list, tuple: self._tuple, Blob: _object if unwrap else None}
 
     def __call__(self, value: Any) -> Any:
         try:
@@ -129,7 +131,7 @@ class Compiler:
 
     Args:
         program: The program.
-        consts: Slot -> frozen value, its tables as `pyarrow.Table`.
+        consts: Slot -> frozen value, its tables as `pyarrow.Table`, its blobs as `Blob`.
         frames, database: What converts, and what runs SQL.
     """
 
@@ -206,7 +208,7 @@ class Compiler:
 
     def _const(self, value: Any, as_type: Any) -> Reader:
         # Frames are converted once; what a task gets of them is its own.
-        ready = Converter(self._frames, as_type, share=False)(value)
+        ready = Converter(self._frames, as_type, share=False, unwrap=False)(value)
         fresh = Converter(self._frames, None, share=True)
         return lambda _: fresh(ready)
 
@@ -390,7 +392,7 @@ class _Outcome:
         self._database = database
         self._settle = settle
         self._known: dict[type, Change | None] = dict.fromkeys((str, int, float, bool, bytes, type(None)))
-        self._known |= {dict: self._dict, list: self._list, tuple: self._tuple, Table: self._table, Blob: _object}
+        self._known |= {dict: self._dict, list: self._list, tuple: self._tuple, Table: self._table}
 
     def __call__(self, value: Any) -> Any:
         try:

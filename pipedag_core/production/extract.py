@@ -14,7 +14,6 @@ from typing import Any
 
 from pipedag_core.arrow_schema import to_arrow
 from pipedag_core.config.context import ConfigContext, PipedagConfig
-from pipedag_core.config.settings import reveal
 from pipedag_core.define.evaluate import evaluate
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.inout import InOutSpecification
@@ -75,7 +74,7 @@ def extract_flow(
             inputs={name: shape_of(snapshot.value(places[slot])) for name, slot in program.inputs.items()},
             outputs={name: shape for name, value in carved.outputs.items() if (shape := _output_shape(snapshot, value)) is not None},
             dialect=snapshot.session.tables.capabilities.dialect,
-            hook_args={key: dict(value) for key, value in reveal(context.hook_args).items()},
+            hook_args={key: dict(value) for key, value in context.hook_args.items()},
             table_hooks=dict(context.table_hooks),
             provenance=_provenance(snapshot, carved, context),
         )

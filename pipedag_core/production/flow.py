@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, final
 
 from pipedag_core.config.context import ConfigContext, PipedagConfig
+from pipedag_core.config.settings import reveal
 from pipedag_core.define.context import TaskContext, executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.hints import nearest
@@ -54,6 +56,10 @@ class Parts:
     table_hooks: Mapping[str, str]
     provenance: Mapping[str, Any]
 
+    def frames(self, place: Callable[[Any], tuple[str, Any]] | None = None) -> Frames:
+        """Return what converts its frames; `place` as for `Frames`."""
+        return Frames(Hooks(args=reveal(self.hook_args), extra=self.table_hooks), place)
+
 
 @final
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class _Ready:
 class ProductionFlow:
     """The part of a flow that runs in production: frozen, in memory, safe to use from many threads at once.
 
-    Made by `flow.extract(specification)`.
+    Made by `flow.extract(specification)` or `ProductionFlow.load(path)`.
 
     Attributes:
         parts: What it is made of.
@@ -95,7 +101,7 @@ class ProductionFlow:
         self.parts = parts
         self._origin = origin
         self._database = Database(parts.dialect, frozenset(parts.program.stages))
-        self._frames = Frames(Hooks(args=parts.hook_args, extra=parts.table_hooks), self._database.place)
+        self._frames = parts.frames(self._database.place)
         consts = {slot: thawed(value) for slot, value in parts.consts.items()}
         self._compiler = Compiler(parts.program, consts, self._frames, self._database)
         self._blank = [_UNSET] * parts.program.size
@@ -246,7 +252,47 @@ class ProductionFlow:
 
         return verify(self, self._origin, config, instance, flow, tolerance, tolerances or {})
 
+    # --- keeping
+
+    def save(self, path: str | Path, *, code: str = "reference", pickle: bool = False) -> Path:
+        """Write a bundle: a folder with all that is needed to run elsewhere; see `pipedag_core.production.bundle`.
+
+        Args:
+            path: The folder; it must not exist, or be empty, or be a bundle, which is replaced.
+            code: "reference": modules are imported where the bundle is loaded; "package": their source is put into the bundle.
+            pickle: Whether blobs for which there is no safe format may be pickled.
+
+        Raises:
+            ProductionError: Something cannot be kept; all of it is listed.
+        """
+        from pipedag_core.production.bundle import save
+
+        return save(self, Path(path), code, pickle)
+
+    @classmethod
+    def load(cls, path: str | Path, *, trust_pickle: bool = False) -> ProductionFlow:
+        """Read a bundle. All hashes are compared before anything in it is used.
+
+        Args:
+            path: The folder.
+            trust_pickle: Whether to unpickle what the bundle holds as pickles: that can run any code.
+
+        Raises:
+            BundleRefused: It is damaged, incomplete, foreign, newer, or holds pickles that are not trusted; the file is named.
+
+        Warns:
+            BundleWarning: Versions of Python, of packages or of the code are others than those it was made with.
+        """
+        from pipedag_core.production.bundle import load
+
+        return load(Path(path), trust_pickle)
+
     # --- for the other modules of this room
+
+    @property
+    def frames(self) -> Frames:
+        """What converts its frames."""
+        return self._frames
 
     def is_frame(self, obj: Any) -> bool:
         """Return whether an object is a table."""

@@ -120,6 +120,11 @@ class Frames:
         stored = StoredTable("", "", 0, label, "", self.schema_of(table), "")
         return hook.read(stored, as_type, context)
 
+    def type_named(self, name: str) -> Any:
+        """Return a type of frames by the name under which hooks know it: `polars.DataFrame`."""
+        library, _, cls = name.rpartition(".")
+        return getattr(import_module(library), cls)
+
     def convert(self, obj: Any, as_type: Any, label: str = "table") -> Any:
         """Return a frame as another library's, or as it is if it is of that type already."""
         if isinstance(obj, as_type):

@@ -8,6 +8,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any, final
 
+from pipedag_core.define.values import Blob
 from pipedag_core.define.walk import map_leaves
 from pipedag_core.run.inputs import RawTables
 
@@ -47,14 +48,14 @@ class FrozenBlob:
 
 
 def thawed(value: Any) -> Any:
-    """Return a frozen value as tasks can use it: tables as `pyarrow.Table`, blobs as objects."""
+    """Return a frozen value as a run uses it: tables as `pyarrow.Table`, blobs as `Blob`."""
 
     def leaf(item: Any, path: str) -> Any:
         if isinstance(item, RawTables):
             return item.map(leaf)
         if isinstance(item, FrozenTable):
             return item.arrow
-        return item.obj if isinstance(item, FrozenBlob) else item
+        return Blob(item.obj) if isinstance(item, FrozenBlob) else item
 
     return map_leaves(value, leaf)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final, final
 
 from pipedag_core.arrow_schema import from_arrow, to_arrow
 from pipedag_core.define.hints import nearest
+from pipedag_core.define.values import Blob
 from pipedag_core.define.walk import Kind, build, children, is_plain, join, kind_of, map_leaves, segment
 from pipedag_core.errors import PipedagError
 from pipedag_core.ports.data import StoredBlob, StoredTable, TableSchema
@@ -233,7 +234,7 @@ def check(shape: Any, value: Any, frames: Frames, path: str, problems: list[str]
         problems.append(f"{path}: expected {shape.type}, got {_told(value)}")
         return value
     if type(shape) is BlobShape:
-        return value
+        return value if type(value) is Blob else Blob(value)
     kind = kind_of(shape)
     got = kind_of(value)
     is_mapping = got in (Kind.DICT, Kind.BAG)
@@ -299,6 +300,16 @@ def tables_in(shape: Any, path: str = "") -> Iterator[tuple[str, TableShape]]:
 
     map_leaves(shape, leaf, path)
     return iter(found)
+
+
+def each_leaf(value: Any, look: Callable[[Any], None]) -> None:
+    """Call `look` with every leaf of a nest."""
+
+    def leaf(item: Any, path: str) -> Any:
+        look(item)
+        return item
+
+    map_leaves(value, leaf)
 
 
 def readable(shape: Any) -> Any:

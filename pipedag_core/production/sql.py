@@ -19,7 +19,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from pipedag_core.define.values import Blob, RawSql, Table
-from pipedag_core.define.walk import Kind, children, kind_of, map_leaves, segment
+from pipedag_core.define.walk import Kind, children, is_plain, kind_of, map_leaves, segment
 from pipedag_core.errors import ProductionError
 from pipedag_core.naming import normalize, quote_identifier
 from pipedag_core.ports.data import Placeholder, QueryData, StoredTable
@@ -269,7 +269,9 @@ class SqlTask:
                 return self._script(obj, inputs.placeholders, views, queries)
             is_query = isinstance(leaf, Table) and isinstance(obj, str)
             hook = self._hook if is_query else None if isinstance(obj, str) else frames.hook_of(type(obj), obj)
-            if isinstance(leaf, Blob) or (hook is None and not is_query):
+            if isinstance(leaf, Blob):
+                return leaf
+            if hook is None and not is_query:
                 return obj
             text = obj if is_query else self._text(hook, obj, path)
             if text is None:
@@ -438,7 +440,10 @@ def _is_table(leaf: Any) -> bool:
 def _same(known: Any, leaf: Any) -> bool:
     if hasattr(known, "empty_table"):
         return _is_table(leaf) and known.equals(leaf.schema)
-    return known is leaf or (type(known) is type(leaf) and known == leaf)
+    if known is leaf:
+        return True
+    # Values stand in the text of queries, so 0.0 and -0.0 are two; and who knows what `==` means for other objects.
+    return type(known) is type(leaf) and is_plain(known) and known == leaf and (type(known) is not float or repr(known) == repr(leaf))
 
 
 def _flatten(value: Any, leaves: list[Any]) -> Any:

@@ -577,9 +577,9 @@ def test_what_runs_is_a_plan_too(prod):
 
 CLOSED = """
 import sys
-sys.path[:0] = [{folder!r}]
+sys.path[:0] = [{root!r}]
 import pickle, threading
-from conftest import make, FLIGHTS, PLACES
+from tests.flows.production.delays import make, FLIGHTS, PLACES
 import polars as pl
 from pipedag_core import PipedagConfig
 
@@ -632,6 +632,6 @@ assert len(answers) == 4
 
 def test_a_run_opens_no_file_and_no_connection(tmp_path):
     """Python's own doors are watched by an audit hook; those of native code are shut by the operating system."""
-    code = CLOSED.format(folder=str(Path(__file__).parent), store=str(tmp_path / "closed"), limits=textwrap.dedent(LIMITS))
+    code = CLOSED.format(root=str(Path(__file__).parents[3]), store=str(tmp_path / "closed"), limits=textwrap.dedent(LIMITS))
     told = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=False, timeout=300)
     assert told.stdout.strip() == "closed", told.stderr

@@ -298,6 +298,15 @@ def test_an_external_table_left_inside_is_named():
     assert "external table theirs.t as argument 'features.deep.0'" in found
 
 
+def test_a_task_that_gets_a_stage_is_named():
+    with Flow("f") as flow:
+        with Stage("s") as stage:
+            raw = source()
+            answer = predict(raw, stage)
+    [found] = problems(flow, input=raw, output=answer)
+    assert "s.predict would run in production, but gets the stage s as argument 'features'" in found
+
+
 def test_an_input_or_const_that_no_output_depends_on_is_named_with_what_hides_it():
     flow, raw, cleaned, _, model, parameters, predictions, _ = example()
     [found] = problems(flow, input=[raw, cleaned], const=model, output=predictions)
