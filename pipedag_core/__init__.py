@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipedag_core.define.flow import Stage as Stage
     from pipedag_core.define.group import GroupNode as GroupNode
     from pipedag_core.define.group import VisualizationStyle as VisualizationStyle
+    from pipedag_core.define.inout import InOutSpecification as InOutSpecification
     from pipedag_core.define.lazydict import LazyDict as LazyDict
     from pipedag_core.define.options import AUTO_VERSION as AUTO_VERSION
     from pipedag_core.define.refs import TaskGetItem as TaskGetItem
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pipedag_core.plan.model import Step as Step
     from pipedag_core.ports.events import RunObserver as RunObserver
     from pipedag_core.ports.events import StepReport as StepReport
+    from pipedag_core.production.flow import ProductionFlow as ProductionFlow
     from pipedag_core.run.keeping import StageLockContext as StageLockContext
     from pipedag_core.run.result import Result as Result
     from pipedag_core.runner import execute as execute
@@ -49,10 +51,12 @@ _HOME = {
     "ExternalTableReference": "define.values",
     "Flow": "define.flow",
     "GroupNode": "define.group",
+    "InOutSpecification": "define.inout",
     "LazyDict": "define.lazydict",
     "PipedagConfig": "config.context",
     "PipedagError": "errors",
     "Plan": "plan.model",
+    "ProductionFlow": "production.flow",
     "RawSql": "define.values",
     "Result": "run.result",
     "RunObserver": "ports.events",
@@ -83,10 +87,12 @@ __all__ = [
     "ExternalTableReference",
     "Flow",
     "GroupNode",
+    "InOutSpecification",
     "LazyDict",
     "PipedagConfig",
     "PipedagError",
     "Plan",
+    "ProductionFlow",
     "RawSql",
     "Result",
     "RunObserver",

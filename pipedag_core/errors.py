@@ -20,6 +20,11 @@
     |   |-- StoredDataMissing       a stored table or blob is gone, cut short or damaged
     |   `-- UnsupportedByStore      this store cannot do what was asked
     |-- CatalogError            look at the catalog database
+    |-- ProductionError         a production flow cannot be made, loaded or run
+    |   |-- ExtractionRefused       mend the InOutSpecification, or run the flow first
+    |   |-- InputMismatch           supply inputs like those in training
+    |   |-- VerificationFailed      production and training do not give the same
+    |   `-- BundleRefused           a bundle is damaged, foreign, or from a newer version
     `-- RunError                a run or a step could not be carried out
 
 The user's own exception is never replaced: it passes through with a note that says where it happened.
@@ -140,6 +145,30 @@ class UnsupportedByStore(StoreError):
 
 class CatalogError(PipedagError):
     """The catalog cannot be read or written."""
+
+
+class ProductionError(PipedagError):
+    """A production flow cannot be made, loaded or run."""
+
+
+class ExtractionRefused(ProductionError):
+    """The production flow cannot be carved out as specified; `problems` holds all that is in the way."""
+
+
+class InputMismatch(ProductionError):
+    """What was supplied is not like the input that the flow was trained on; `problems` holds all differences."""
+
+
+class VerificationFailed(ProductionError):
+    """The production flow does not give what training has committed; `problems` holds where it differs."""
+
+
+class BundleRefused(ProductionError):
+    """A bundle is damaged, incomplete, foreign, from a newer version, or needs trust that it was not given."""
+
+
+class BundleWarning(UserWarning):
+    """A bundle is loaded with other versions of Python, packages or code than it was made with."""
 
 
 class RunError(PipedagError):

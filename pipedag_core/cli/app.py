@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from pipedag_core.cli import building, doctor, logs, looking, running
+from pipedag_core.cli import building, doctor, extracting, logs, looking, running
 from pipedag_core.cli.tracebacks import message, trimmed
 from pipedag_core.errors import ConfigError, FlowError, PipedagError
 
@@ -91,4 +91,5 @@ app.command()(looking.status)
 app.command()(looking.show)
 app.command()(looking.sql)
 app.command()(looking.gc)
+app.command()(extracting.extract)
 app.command()(doctor.doctor)

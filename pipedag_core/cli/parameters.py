@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,13 +37,18 @@ def flow_and_settings(reference: str, file: Path | None, instance: str | None, p
 
     An error of the user's own code is shown as such, and ends the command.
     """
+    flow, _, context = flow_spec_and_settings(reference, file, instance, per_user)
+    return flow, context
+
+
+def flow_spec_and_settings(reference: str, file: Path | None, instance: str | None, per_user: bool) -> tuple[Flow, Any, ConfigContext]:
+    """Return the same with the specification that the factory returned beside the flow, else None."""
     found = configuration(file)
     try:
-        flow, _, context = find_flow(reference, found, instance, per_user=per_user)
+        return find_flow(reference, found, instance, per_user=per_user)
     except PipedagError:
         raise
     except Exception as error:
         typer.echo(trimmed(error), err=True)
         typer.echo(f"{reference} could not be loaded, because its code raised the error above.", err=True)
         raise typer.Exit(1) from error
-    return flow, context

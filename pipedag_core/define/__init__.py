@@ -2,6 +2,7 @@
 
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.group import GroupNode, VisualizationStyle
+from pipedag_core.define.inout import InOutSpecification
 from pipedag_core.define.lazydict import LazyDict
 from pipedag_core.define.options import AUTO_VERSION, TaskOptions
 from pipedag_core.define.refs import Merged, Reference, TaskGetItem
@@ -15,6 +16,7 @@ __all__ = [
     "ExternalTableReference",
     "Flow",
     "GroupNode",
+    "InOutSpecification",
     "LazyDict",
     "Merged",
     "RawSql",

@@ -16,6 +16,7 @@ TARGETS = {
     "subflow": "pipedag_core.plan.selection:subflow",
     "draw_flow": "pipedag_core.plan.draw:draw_flow",
     "output_from_store": "pipedag_core.runner:output_from_store",
+    "extract_flow": "pipedag_core.production.extract:extract_flow",
     "materialize_table": "pipedag_core.runner:materialize_table",
 }
 
@@ -48,6 +49,11 @@ def draw_flow(flow: Any, **options: Any) -> Any:
 def output_from_store(reference: Any, **options: Any) -> Any:
     """`task_output.get_output_from_store(...)`."""
     return _open("output_from_store")(reference, **options)
+
+
+def extract_flow(flow: Any, specification: Any, **options: Any) -> Any:
+    """`flow.extract(...)`."""
+    return _open("extract_flow")(flow, specification, **options)
 
 
 def materialize_table(table: Any, **options: Any) -> Any:

@@ -14,6 +14,7 @@ from pipedag_core.define import doors
 from pipedag_core.define.context import TaskContext, declaring, executing
 from pipedag_core.define.group import Container, GroupNode
 from pipedag_core.define.hints import nearest
+from pipedag_core.define.inout import InOutSpecification
 from pipedag_core.define.lazydict import LazyDict, unwritten_error
 from pipedag_core.define.order import Loop, stable_order
 from pipedag_core.define.stage import Stage
@@ -181,6 +182,22 @@ class Flow(Container):
         """Return the plan of this flow; see `pipedag_core.plan.compile.compile_flow`."""
         self.require_declared()
         return doors.plan_flow(self, instance=instance, source=source)
+
+    def extract(self, specification: InOutSpecification, config: Any = None, instance: str | None = None) -> Any:
+        """Return the production flow: the part of this flow that a specification carves out, with what training has left behind frozen into it.
+
+        Args:
+            specification: What comes in, what goes out, what is frozen and what is left out.
+            config, instance: Where it was trained, as for `run`.
+
+        Returns:
+            A `ProductionFlow`.
+
+        Raises:
+            ExtractionRefused: It cannot be carved out or frozen; everything that is in the way is listed.
+        """
+        self.require_declared()
+        return doors.extract_flow(self, specification, config=config, instance=instance)
 
     def get_subflow(self, *components: Any) -> Any:
         """Return a part of this flow that can be planned and run; see `pipedag_core.plan.selection.subflow`."""

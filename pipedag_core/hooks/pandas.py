@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Final, final
 
@@ -76,6 +76,53 @@ class PandasHook:
         """
         _check_labels(obj, context)
         return batches(cache(lambda: _to_arrow(obj, context)), context, in_memory=True, rows=len(obj))
+
+    def share(self, obj: Any) -> Any:
+        """Return a shallow copy where pandas copies columns when they are changed, else a deep one."""
+        return obj.copy(deep=not _copies_on_write())
+
+    def as_stored(self, obj: Any, context: WriteContext) -> Any:
+        """Return the frame with row numbers from 0 and the types that reading gives: those of objects, for one, depend on their values."""
+        name = context.args.get("dtype_backend", "numpy")
+        as_read = all(_AS_READ[name](kind) for kind in _dtypes(obj))
+        index = obj.index
+        if as_read and type(index) is pd.RangeIndex and index.start == 0 and index.step == 1 and index.name is None:
+            return obj
+        _check_labels(obj, context)
+        return obj.reset_index(drop=True) if as_read else _to_pandas(_to_arrow(obj, context), _BACKENDS[name])
+
+
+def _is_as_read(kind: Any) -> bool:
+    if not isinstance(kind, pd.api.extensions.ExtensionDtype):
+        return kind.kind in "biufMm"
+    return isinstance(kind, pd.DatetimeTZDtype) or kind == _TEXT
+
+
+#: What text is by default: a type of its own from release 3 on, before that objects, which have to be looked at.
+_TEXT: Final = pd.Series(["text"]).dtype
+
+#: `dtype_backend` -> whether a column of a type would come back as it is.
+_AS_READ: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "numpy": _is_as_read,
+    "numpy_nullable": frozenset(_NULLABLE.values()).__contains__,
+    "pyarrow": lambda kind: isinstance(kind, pd.ArrowDtype),
+}
+
+
+def _dtypes(frame: Any) -> Iterable[Any]:
+    # `dtypes` makes a series of them, which takes longer than most of what is done with small frames.
+    try:
+        return [block.dtype for block in frame._mgr.blocks]
+    except AttributeError:
+        return frame.dtypes
+
+
+#: From release 3 on, and before where it is switched on, pandas copies a column when it is changed.
+_ALWAYS_ON_WRITE: Final = int(pd.__version__.partition(".")[0]) >= 3
+
+
+def _copies_on_write() -> bool:
+    return _ALWAYS_ON_WRITE or pd.get_option("mode.copy_on_write") is True
 
 
 def arrow_type(kind: Any) -> Any:

@@ -58,6 +58,14 @@ class PolarsHook:
             return FileData(obj.write_parquet, lambda: obj, obj.height)
         return batches(lambda: obj, context, in_memory=True, rows=obj.height)
 
+    def share(self, obj: Any) -> Any:
+        """Return a frame of the same columns; columns themselves never change. A lazy frame cannot be changed at all."""
+        return obj if isinstance(obj, pl.LazyFrame) else obj.clone()
+
+    def as_stored(self, obj: Any, context: WriteContext) -> Any:
+        """Return the frame: it comes back as it went."""
+        return obj
+
     def empty(self, schema: TableSchema, as_type: Any, label: str) -> Any:
         """Return a lazy frame with this schema whose columns come from `"label".<column>` and which refuses to be executed.
 

@@ -66,12 +66,14 @@ def _picture(plan: Plan) -> _Picture:
     return _Picture(root, edges)
 
 
-def _mermaid_text(label: str) -> str:
+def mermaid_text(label: str) -> str:
+    """Return a label that says nothing else than itself in Mermaid text."""
     # Mermaid reads "#60;" as the character with that number; letters and digits of any script are safe.
     return "".join(char if char.isalnum() or char in " _-." else f"#{ord(char)};" for char in label)
 
 
-def _dot_text(label: str) -> str:
+def dot_text(label: str) -> str:
+    """Return a label that says nothing else than itself in Graphviz text."""
     text = " ".join(label.split())
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
@@ -84,9 +86,9 @@ def mermaid(plan: Plan) -> str:
 
     def box(item: _Box, indent: str) -> Iterator[str]:
         for node, label in item.tasks:
-            yield f'{indent}{node}["{_mermaid_text(label)}"]'
+            yield f'{indent}{node}["{mermaid_text(label)}"]'
         for inside in item.boxes.values():
-            yield f'{indent}subgraph s{next(numbers)}["{_mermaid_text(inside.label)}"]'
+            yield f'{indent}subgraph s{next(numbers)}["{mermaid_text(inside.label)}"]'
             yield from box(inside, indent + "  ")
             yield f"{indent}end"
 
@@ -98,15 +100,15 @@ def mermaid(plan: Plan) -> str:
 def dot(plan: Plan) -> str:
     """Return the plan's graph as Graphviz text: a cluster per stage, a node per task; dotted edges are mere order."""
     picture = _picture(plan)
-    lines = [f'digraph "{_dot_text(plan.flow)}" {{', "  rankdir=LR;", "  node [shape=box];"]
+    lines = [f'digraph "{dot_text(plan.flow)}" {{', "  rankdir=LR;", "  node [shape=box];"]
     numbers = count()
 
     def box(item: _Box, indent: str) -> Iterator[str]:
         for node, label in item.tasks:
-            yield f'{indent}{node} [label="{_dot_text(label)}"];'
+            yield f'{indent}{node} [label="{dot_text(label)}"];'
         for inside in item.boxes.values():
             yield f"{indent}subgraph cluster_{next(numbers)} {{"
-            yield f'{indent}  label="{_dot_text(inside.label)}";'
+            yield f'{indent}  label="{dot_text(inside.label)}";'
             yield from box(inside, indent + "  ")
             yield f"{indent}}}"
 

@@ -78,6 +78,23 @@ class TracingHook(Protocol):
         ...
 
 
+@runtime_checkable
+class SharingHook(Protocol):
+    """A hook whose types can be changed in place: what a production flow needs to hand one frame to several tasks."""
+
+    def share(self, obj: Any) -> Any:
+        """Return a frame with the same rows that can be changed in place without `obj` changing; cheap, so no rows are copied if it can be helped."""
+        ...
+
+    def as_stored(self, obj: Any, context: WriteContext) -> Any:
+        """Return a frame as a store would give it back: as it is, if that makes no difference.
+
+        Raises:
+            MaterializationError: No table can hold it.
+        """
+        ...
+
+
 class HookRegistry(Protocol):
     """Finds hooks by the names of types, without importing their libraries."""
 

@@ -1,0 +1,58 @@
+"""`pipedag extract`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipedag_core import ProductionFlow
+from pipedag_core.cli.app import app
+from tests.flows.production import delays
+
+FLOW = f"{delays.__name__}:make"
+
+
+@pytest.fixture
+def command():
+    def run(*words):
+        return CliRunner().invoke(app, [*words])
+
+    return run
+
+
+def test_a_bundle_is_extracted_verified_and_written(command, tmp_path, inputs):
+    assert command("run", FLOW).exit_code == 0
+    told = command("extract", FLOW, "-o", "bundle", "--verify")
+    assert told.exit_code == 0, told.output
+    assert "equal: predict (6 rows)" in told.output
+    assert "written: bundle" in told.output
+    assert ProductionFlow.load(tmp_path / "bundle").run(inputs).shape == (6, 2)
+
+
+def test_before_training_nothing_is_extracted_and_the_command_that_helps_is_named(command, tmp_path):
+    told = command("extract", FLOW, "-o", "bundle", "--instance", "default")
+    assert told.exit_code == 1
+    assert f"pipedag run {FLOW} --instance default" in told.output
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_factory_without_a_specification_is_refused(command, tmp_path):
+    (tmp_path / "only_flow.py").write_text(
+        "from pipedag_core import Flow, Stage, materialize\n@materialize\ndef t(): return 1\ndef make():\n"
+        "    with Flow('f') as flow:\n        with Stage('s'): t()\n    return flow\n"
+    )
+    told = command("extract", "only_flow.py:make", "-o", "bundle")
+    assert told.exit_code == 2
+    assert "InOutSpecification" in told.output
+
+
+def test_code_of_a_file_goes_into_the_bundle(command, tmp_path):
+    (tmp_path / "alone.py").write_text(Path(delays.__file__).read_text("utf-8"))
+    assert command("run", "alone.py:make").exit_code == 0
+    told = command("extract", "alone.py:make", "-o", "bundle")
+    assert told.exit_code == 1
+    assert "code='package'" in told.output
+    assert command("extract", "alone.py:make", "-o", "bundle", "--code", "package").exit_code == 0
+    assert (tmp_path / "bundle" / "code" / "pipedag_flow_alone.py").is_file()
