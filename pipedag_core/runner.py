@@ -21,13 +21,14 @@ from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.refs import Reference
 from pipedag_core.errors import ConfigError, PlanMismatch, RunError, UnsupportedByStore
+from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
 from pipedag_core.plan.selection import resolve, select
-from pipedag_core.ports.catalogs import Owner, RunInfo
+from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import RunObserver, RunStarted, StepReport
-from pipedag_core.run import steps
+from pipedag_core.run import rolling_back, steps
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
@@ -192,6 +193,30 @@ def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str 
     """Remove from an instance what retention does not keep, and what late or dead processes left behind; return how many tables and blobs went."""
     with open_session(configuration(config, instance, None)) as session:
         return steps.clean_up(session) + remove_strays(session, lives)
+
+
+def roll_back(
+    stage: str, generation: int | None = None, config: PipedagConfig | ConfigContext | None = None, instance: str | None = None
+) -> CommitResult:
+    """Make an earlier generation of a stage current again, at once, with all stages that were committed together with it.
+
+    Args:
+        stage: The stage's name.
+        generation: Its number, as `pipedag status --all` shows it; by default the one before the current one.
+        config, instance: As in `run_flow`.
+
+    Returns:
+        Stage -> generation that is current now, and whether anything changed.
+
+    Raises:
+        LeaseHeld: A run is writing the stage.
+        RunError: There is no such generation (any more); the error says which ones there are.
+        StoredDataMissing: Data that it points to is gone.
+    """
+    context = configuration(config, instance, None)
+    with open_session(context) as session:
+        owner = this_process("pipedag rollback")
+        return rolling_back.roll_back(session, normalize(stage, "stage name"), generation, context.instance_name, owner)
 
 
 def configuration(

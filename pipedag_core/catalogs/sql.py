@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 
 from pipedag_core.catalogs import looking, recording, rows, runs
 from pipedag_core.catalogs import retention as _retention
+from pipedag_core.catalogs import rollback as _rollback
 from pipedag_core.catalogs import stages as _stages
 from pipedag_core.catalogs import statements as sql
 from pipedag_core.catalogs.transaction import Transaction
@@ -73,6 +74,18 @@ class SqlCatalog(ABC):
         """See `Catalog.give_up`."""
         with self._writing() as tx:
             _stages.give_up(tx, self._clock(), run_id, stages)
+
+    def rollback(
+        self,
+        run_id: str,
+        stage: str,
+        generation: int | None = None,
+        check: _rollback.Check | None = None,
+        show: _stages.Show | None = None,
+    ) -> port.CommitResult | port.Held:
+        """See `Catalog.rollback`."""
+        with self._writing() as tx:
+            return _rollback.roll_back(tx, self._clock(), run_id, stage, generation, check, show)
 
     def finish_run(self, run_id: str, state: str) -> Mapping[str, int]:
         """See `Catalog.finish_run`. A run that has ended keeps the state that it ended with.

@@ -25,7 +25,7 @@ def open_stages(
     runs.require_running(tx, run_id)
     tx.run(sql.TOUCH_RUN, {"run_id": run_id, "now": now})
     tx.run_many(sql.ADD_STAGE, [{"stage": stage} for stage in stages])
-    fence = 0 if scratch else _claim(tx, now, run_id, stages, take_over=take_over)
+    fence = 0 if scratch else claim(tx, now, run_id, stages, take_over=take_over)
     if isinstance(fence, Held):
         return fence
     state = "scratch" if scratch else "open"
@@ -34,7 +34,7 @@ def open_stages(
     made: Mapping[str, int] = {} if scratch else _made_before(tx, run_id)
     for stage in stages:
         if stage not in opened:
-            number = _stage_row(tx, stage)[0]
+            number = stage_row(tx, stage)[0]
             values = {"run_id": run_id, "stage": stage, "generation": number, "role": state}
             tx.run(sql.TAKE_NUMBER, values)
             tx.run(sql.ADD_GENERATION, {**values, "unit": stages[0], "state": state, "fence": fence, "now": now})
@@ -62,14 +62,19 @@ def _pin_missing(tx: Transaction, run_id: str, reads: Sequence[str]) -> None:
     looking.pin(tx, run_id, looking.current_of(tx, [stage for stage in reads if stage not in sees]))
 
 
-def _stage_row(tx: Transaction, stage: str) -> Row:
+def stage_row(tx: Transaction, stage: str) -> Row:
+    """Return (next number, current number, fence) of a stage.
+
+    Raises:
+        CatalogError: It has no row.
+    """
     row = first(tx, sql.STAGE, {"stage": stage})
     if row is None:
         raise CatalogError(f"The catalog has lost the row of stage {stage!r}. It was changed by hand; restore it from a copy.", stage=stage)
     return row
 
 
-def _claim(tx: Transaction, now: float, run_id: str, stages: Sequence[str], *, take_over: bool) -> int | Held:
+def claim(tx: Transaction, now: float, run_id: str, stages: Sequence[str], *, take_over: bool) -> int | Held:
     """Return the fencing number under which the run may write the unit, or who holds it."""
     unit = stages[0]
     # A stage may have been opened as part of another unit, by a flow that was wired differently.
@@ -92,7 +97,7 @@ def _claim(tx: Transaction, now: float, run_id: str, stages: Sequence[str], *, t
         tx.run(sql.DROP_LEASE, {"unit": name})
     if own is None:
         tx.run(sql.RAISE_FENCE, {"stage": unit})
-        own = int(_stage_row(tx, unit)[2])
+        own = int(stage_row(tx, unit)[2])
         tx.run(sql.ADD_LEASE, {"unit": unit, "run_id": run_id, "fence": own})
     return own
 
@@ -114,7 +119,7 @@ def commit(tx: Transaction, now: float, run_id: str, stages: Sequence[str], show
         return CommitResult({stage: done[stage][1] for stage in stages}, any(done[stage][0] == "written" for stage in stages))
     for stage in stages:
         _check_writable(run_id, stage, opened.get(stage))
-    old = {stage: _stage_row(tx, stage)[1] for stage in stages}
+    old = {stage: stage_row(tx, stage)[1] for stage in stages}
     new: dict[str, int] = {stage: opened[stage][2] for stage in stages}
     changed = any(_differs(tx, stage, old[stage], new[stage]) for stage in stages)
     for stage in stages:

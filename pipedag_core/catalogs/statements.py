@@ -170,6 +170,12 @@ DIFFERS: Final = """SELECT 1 WHERE
 MOVE_PLACES: Final = """UPDATE results SET place = (
     SELECT n.place FROM results n WHERE n.stage = :stage AND n.generation = :new AND n.task = results.task)
     WHERE stage = :stage AND generation = :old"""
+COMMITTED_OF: Final = "SELECT g.number FROM generations g WHERE g.stage = :stage AND g.state = 'committed' ORDER BY g.number DESC"
+UNIT_OF: Final = "SELECT g.unit, g.fence FROM generations g WHERE g.stage = :stage AND g.number = :generation"
+COMMITTED_TOGETHER: Final = """SELECT g.stage, g.number FROM generations g
+    WHERE g.unit = :unit AND g.fence = :fence AND g.state = 'committed'"""
+GONE_OBJECTS_OF: Final = """SELECT COALESCE(e.name, o.name) FROM entries e JOIN objects o ON o.id = e.object_id
+    WHERE e.stage = :stage AND e.generation = :generation AND o.gone = 1"""
 GENERATIONS: Final = """SELECT g.stage, g.number, g.state, g.run_id, g.created, g.committed,
     CASE WHEN s.current_number = g.number THEN 1 ELSE 0 END
     FROM generations g JOIN stages s ON s.stage = g.stage ORDER BY g.stage, g.number"""

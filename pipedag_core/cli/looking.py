@@ -1,4 +1,4 @@
-"""`pipedag status`, `pipedag show` and `pipedag gc`: what there is, and what can go."""
+"""`pipedag status`, `pipedag show`, `pipedag gc` and `pipedag rollback`: what there is, what can go, and what can come back."""
 
 from __future__ import annotations
 
@@ -101,6 +101,27 @@ def gc(instance: Instance = None, config: ConfigFile = None, per_user: PerUser =
     typer.echo(
         f"instance {context.instance_name}: {count(removed, 'table or blob') if removed == 1 else f'{removed:,} tables and blobs'} removed"
     )
+
+
+def rollback(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Name of the stage.")],
+    to: Annotated[
+        int | None,
+        typer.Option("--to", metavar="G", help="Its generation (`pipedag status --all`); by default the one before the current one."),
+    ] = None,
+    instance: Instance = None,
+    config: ConfigFile = None,
+    per_user: PerUser = False,
+) -> None:
+    """Make an earlier generation of a stage current again, with all stages that were committed together with it."""
+    from pipedag_core.runner import roll_back
+
+    context = settings(config, instance, per_user)
+    refuse_without_catalog(context)
+    done = roll_back(stage, to, context)
+    for name, number in done.generations.items():
+        what = f"is back, as generation {number}" if done.changed else f"is so already, in generation {number}"
+        typer.echo(f"stage {name} {what}")
 
 
 def refuse_without_catalog(context: ConfigContext) -> None:

@@ -324,6 +324,35 @@ class Catalog(Protocol):
         """
         ...
 
+    def rollback(
+        self,
+        run_id: str,
+        stage: str,
+        generation: int | None = None,
+        check: Callable[[Mapping[str, Mapping[str, StoredObject]]], None] | None = None,
+        show: Callable[[Mapping[str, Mapping[str, StoredObject]]], None] | None = None,
+    ) -> CommitResult | Held:
+        """Commit the map of an earlier generation again, with all stages that were committed together with it, all at once.
+
+        Each of these stages gets a new generation, with a number never used before, that holds the results and entries of the earlier one, which
+        itself is left as it is; so what was current before is kept as any earlier generation is, and can be gone back to. If nothing would
+        change, nothing happens. The unit's lease is taken for that moment, under a new fencing number: a run that holds it is not disturbed
+        (`Held`), and one that has died, or whose lease has expired, is refused from then on, as by `open_stages`.
+
+        Args:
+            run_id: A run that was begun for it, and that opens nothing.
+            stage: One of the stages.
+            generation: The generation of `stage` to go back to; by default the newest committed one that is older than the current one.
+            check: Called with the entries of what is to become current, by stage and name, before anything changes; what it raises stops it.
+            show: As for `commit`.
+
+        Raises:
+            RunError: The generation is not there (any more), was not committed, or was committed together with other stages than today; the
+                error says which ones can be gone back to (`kept`).
+            StoredDataMissing: An object that it points to was struck.
+        """
+        ...
+
     def finish_run(self, run_id: str, state: str) -> Mapping[str, int]:
         """End the run: open generations become failed, leases and pins are dropped, the state and the snapshot are written. Idempotent.
 

@@ -12,10 +12,11 @@ from pipedag_core.testing.catalog_hammer_contract import HammerContract
 from pipedag_core.testing.catalog_lease_contract import LeaseContract
 from pipedag_core.testing.catalog_result_contract import ResultContract
 from pipedag_core.testing.catalog_retention_contract import RetentionContract
+from pipedag_core.testing.catalog_rollback_contract import RollbackContract
 from pipedag_core.testing.catalog_samples import Clock
 
 
-class CatalogContract(LeaseContract, ResultContract, RetentionContract, HammerContract):
+class CatalogContract(LeaseContract, ResultContract, RetentionContract, RollbackContract, HammerContract):
     """All suites together.
 
     Subclasses override the fixture `opener`.

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pipedag_core import AUTO_VERSION, Blob, RawSql, Table
 from tests.flows.property.contents import SECOND_COLUMN, SECOND_CONSTANT
-from tests.flows.property.model import ITEMS, Failing, Task
+from tests.flows.property.model import ITEMS, OPTIONS, Failing, Task
 
 INPUT_TYPES: Mapping[str, Any] = {
     "pandas": pd.DataFrame,
@@ -29,7 +29,7 @@ INPUT_TYPES: Mapping[str, Any] = {
 VERSIONS: Mapping[str, Callable[[Task], Any]] = {
     "version": lambda task: task.version,
     "auto": lambda task: AUTO_VERSION,
-    "lazy": lambda task: None,
+    "lazy": lambda task: task.version if task.versioned else None,
     "never": lambda task: None,
 }
 
@@ -78,8 +78,9 @@ def _frames(task: Task, tables: Sequence[Any], extra: int) -> Any:
 
 
 def _table(task: Task, data: Any) -> Any:
-    if task.key or task.table_name is not None:
-        return Table(data, name=task.table_name, primary_key=["x"] if task.key else None)
+    if task.key or task.options or task.table_name is not None:
+        declared: Mapping[str, Any] = OPTIONS[task.options]
+        return Table(data, name=task.table_name, primary_key=["x"] if task.key else None, **declared)
     return data
 
 

@@ -12,15 +12,16 @@ Row = tuple[int, str]
 
 @dataclass(frozen=True)
 class Frame:
-    """A table: columns `x` (int64) and one of text, rows in order, and whether `x` is declared as primary key."""
+    """A table: columns `x` (int64) and one of text, rows in order, whether `x` is its primary key, and what else it declares (a number of `OPTIONS`)."""
 
     column: str
     rows: tuple[Row, ...]
     key: bool = False
+    options: int = 0
 
     @property
     def unordered(self) -> Frame:
-        return Frame(self.column, tuple(sorted(self.rows)), self.key)
+        return Frame(self.column, tuple(sorted(self.rows)), self.key, self.options)
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,14 @@ def compute(task: Task, tables: Sequence[Frame], values: Sequence[int], world: i
     rows = tables[0].rows if tables else tuple((task.constant + number, task.letter) for number in range(task.rows))
     extra = task.amount + world + sum(values) + sum(x for table in tables[1:] for x, _ in table.rows)
 
-    def frame(constant: int, column: str, key: bool) -> Frame:
+    def frame(constant: int, column: str, key: bool, options: int) -> Frame:
         made = [((x * 3 + constant + extra + (10 if text == task.letter else 0)) % 1000, task.letter) for x, text in rows]
-        return Frame(column, tuple(made), key)
+        return Frame(column, tuple(made), key, options)
 
-    first = frame(task.constant, task.column, task.key and task.kind.engine != "script")
+    declares = task.kind.engine != "script"
+    first = frame(task.constant, task.column, task.key and declares, task.options if declares else 0)
     if task.kind.item_count == 2:
-        return (first, frame(SECOND_CONSTANT, SECOND_COLUMN, False))
+        return (first, frame(SECOND_CONSTANT, SECOND_COLUMN, False, 0))
     total = sum(x for x, _ in first.rows)
     match task.kind.shape:
         case "value":

@@ -10,6 +10,7 @@ from tests.flows.property.model import (
     COLUMNS,
     KINDS,
     LETTERS,
+    OPTIONS,
     STAGE_NAMES,
     TABLE_NAMES,
     TASK_NAMES,
@@ -70,6 +71,7 @@ COMMON = (
     "rename_task",
     "rename_table",
     "toggle_key",
+    "change_options",
     "fail",
     "mend",
     "go_back",
@@ -200,6 +202,17 @@ def swap_names(model: Model, drawn: Drawn) -> Model:
 def toggle_key(model: Model, drawn: Drawn) -> Model:
     task = drawn.one(model.tasks)
     return model.with_task(task.uid, key=not task.key)
+
+
+@edit
+def change_options(model: Model, drawn: Drawn) -> Model:
+    return model.with_task(drawn.one(model.tasks).uid, options=drawn.value % len(OPTIONS))
+
+
+@edit
+def toggle_version(model: Model, drawn: Drawn) -> Model:
+    task = drawn.one([task for task in model.tasks if task.kind.mode == "lazy"])
+    return model.with_task(task.uid, versioned=not task.versioned)
 
 
 @edit

@@ -103,7 +103,7 @@ class Execution:
         elif hash_always:
             identity = ("file", content.unordered)
         elif self.mode == "auto":
-            return self._new(("result", fingerprint, path, content.key), None, None, content)
+            return self._new(("result", fingerprint, path, content.key, content.options), None, None, content)
         else:
             # What a version's code reads outside may be other than before, so these rows are like no others.
             return self._new(object(), None, None, content)
@@ -176,23 +176,39 @@ class Execution:
     def _with_world(self, base: Hashable) -> Hashable:
         if not self.task.cached:
             return base
-        return ("cache", base, self if self.options.no_cache_function else self.task.world)
+        return ("cache", base, object() if self.options.no_cache_function else self.task.world)
 
     def _expression(self) -> Hashable:
         task = self.task
-        return (task.kind, task.constant, task.letter, task.column, () if self.tables else (task.rows,), task.key, task.table_name)
+        rows = () if self.tables else (task.rows,)
+        return (task.kind, task.constant, task.letter, task.column, rows, task.key, task.options, task.table_name)
 
     def _query(self, path: str, content: Content) -> Hashable:
         """What tells a query from all others, inputs by their identities."""
         task = self.task
         start = None if self.tables else (task.constant, task.rows)
         # The second query of a pair, or of a script, knows nothing of the task's constant but where its rows start.
-        own: Hashable = ("second",) if path == ITEMS[1] else (task.constant, task.column, isinstance(content, Frame) and content.key)
+        declared = (content.key, content.options) if isinstance(content, Frame) else ()
+        own: Hashable = ("second",) if path == ITEMS[1] else (task.constant, task.column, declared)
+        version = task.version if task.versioned else None
         outside = task.uid if task.cached else None
         script = task.script_name if task.kind.engine == "script" else None
         # SQLAlchemy writes the names of arguments into its queries.
         tables = tuple((item.identity, item.alias if task.kind.engine == "select" else "") for item in self.tables)
-        return ("query", self.stage, task.name, task.kind.engine, own, start, task.letter, outside, script, tables, self._numbers())
+        return (
+            "query",
+            self.stage,
+            task.name,
+            version,
+            task.kind.engine,
+            own,
+            start,
+            task.letter,
+            outside,
+            script,
+            tables,
+            self._numbers(),
+        )
 
     def _numbers(self) -> tuple[int, ...]:
         values = [number_of(item.content) for item in self.values if not isinstance(item.content, Frame)]

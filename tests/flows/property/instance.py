@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,8 +16,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipedag_core import PipedagConfig, Result, SequentialEngine
+from pipedag_core import Flow, PipedagConfig, Result, SequentialEngine, ThreadEngine
 from pipedag_core.config.wire import catalog_path, open_session
+from pipedag_core.plan.compile import compile_flow
+from pipedag_core.plan.outputs import name_outputs
 from pipedag_core.ports.data import FileSource, Form, StoredTable
 from pipedag_core.ports.events import Outcome, PointReached, StepEnded, StepStarted
 from pipedag_core.run import memory
@@ -25,7 +28,7 @@ from pipedag_core.stores.parquet import ParquetStore
 from tests.flows.property.building import build
 from tests.flows.property.contents import BlobContent, Content, Frame, Row
 from tests.flows.property.memory import Retention
-from tests.flows.property.model import Model, Task
+from tests.flows.property.model import ITEMS, OPTIONS, Model, Task
 from tests.flows.property.simulation import Options, Seen
 
 POINTS = ("call", "before_record", "after_record", "before_commit", "after_commit", "before_finish", "after_finish")
@@ -50,6 +53,7 @@ class Watcher:
     calls: Counter[int] = field(default_factory=Counter)
     killed: str | None = None
     _passed: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_event(self, event: Any) -> None:
         if self.killed is None and isinstance(event, StepStarted):
@@ -64,7 +68,8 @@ class Watcher:
             self._reached(event.point)
 
     def called(self, task: Task) -> None:
-        self.calls[task.uid] += 1
+        with self._lock:
+            self.calls[task.uid] += 1
         self._reached("call")
 
     def _reached(self, point: str) -> None:
@@ -122,6 +127,7 @@ class Instance:
         self.retention = {"committed": retention.committed, "failed": retention.failed, "minimum_age": "1h" if retention.young else "0s"}
         self.config = self._config(f"{QuietStore.__module__}.{QuietStore.__qualname__}")
         self._read: dict[str, Content] = {}
+        self._unique: dict[str, str] = {}
         self._stack = ExitStack()
         self._session = self._stack.enter_context(open_session(self.config))
         self._access = self._stack.enter_context(self._session.tables.session("test"))
@@ -140,6 +146,7 @@ class Instance:
         """Run a model; None for the result of a run that was killed."""
         watcher = Watcher(options.point)
         flow = build(model, self.folder, watcher.called)
+        self._learn_names(flow, model)
         # Results that point to what is current wait as long as they may; a run that is killed forgets those that wait, at a moment that no rule
         # knows, so there they do not wait.
         before, memory.PATIENCE_S = memory.PATIENCE_S, -1.0 if options.point else 3600.0
@@ -148,7 +155,7 @@ class Instance:
                 *options.stages,
                 *(model.full_id(model.task(uid)) for uid in options.tasks),
                 config=self.config,
-                orchestration_engine=SequentialEngine(),
+                orchestration_engine=ThreadEngine(max_workers=2) if options.threads else SequentialEngine(),
                 fail_fast=False,
                 cache_validation_mode=None if options.tasks else options.mode,
                 disable_cache_function=options.no_cache_function,
@@ -162,6 +169,16 @@ class Instance:
         finally:
             memory.PATIENCE_S = before
         return result, watcher
+
+    def _learn_names(self, flow: Flow, model: Model) -> None:
+        """Note what the model calls the names that end in `%%`: equal places have equal names, different places different ones."""
+        planned = {f"{task.stage}.{task.task}": task for task in compile_flow(flow, self.config.instance_name, flow.source).tasks}
+        for task in model.tasks:
+            if task.table_name and "%" in task.table_name and task.kind.engine != "script" and model.names(task):
+                leaves = [(ITEMS[0], task.table_name), (ITEMS[1], None)] if task.kind.shape == "pair" else [("", task.table_name)]
+                name = name_outputs(model.ids[task.uid], leaves, planned[model.full_id(task)].position)[0]
+                wanted = model.names(task)[0]
+                assert self._unique.setdefault(name, wanted) == wanted
 
     def clean_up(self) -> None:
         """What `pipedag gc` does."""
@@ -186,7 +203,7 @@ class Instance:
             return BlobContent(self._session.blobs.read(item.location, item.format, item.identity)["number"])
 
         entries = self._session.catalog.shown()
-        return {stage: {name: content(item) for name, item in names.items()} for stage, names in entries.items()}
+        return {stage: {self._unique.get(name, name): content(item) for name, item in names.items()} for stage, names in entries.items()}
 
     def explored(self) -> Mapping[str, Mapping[str, Sequence[Row]]]:
         """Return stage -> name -> rows, sorted, of what `explore.duckdb` shows once it is made."""
@@ -200,7 +217,8 @@ class Instance:
         with duckdb.connect(str(catalog_path(config).parent / "explore.duckdb"), read_only=True) as connection:
             found = connection.execute("SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal").fetchall()
             read = {(stage, name): connection.execute(f'FROM "{stage}"."{name}"').fetchall() for stage, name in found}
-        return {stage: {name: sorted(rows) for (place, name), rows in read.items() if place == stage} for stage, _ in found}
+        named = {(stage, self._unique.get(name, name)): rows for (stage, name), rows in read.items()}
+        return {stage: {name: sorted(rows) for (place, name), rows in named.items() if place == stage} for stage, _ in found}
 
 
 def _frame(path: str, table: StoredTable) -> Frame:
@@ -211,4 +229,9 @@ def _frame(path: str, table: StoredTable) -> Frame:
     assert types[1] in (pa.string(), pa.large_string(), pa.string_view())
     assert table.options.primary_key in ((), ("x",))
     rows = zip(data.column(0).to_pylist(), data.column(1).to_pylist(), strict=True)
-    return Frame(data.column_names[1], tuple(sorted(rows)), table.options.primary_key == ("x",))
+    declared = {
+        "indexes": [list(one) for one in table.options.indexes],
+        "non_nullable": table.options.non_nullable and list(table.options.non_nullable),
+    }
+    options = OPTIONS.index({name: value for name, value in declared.items() if value})
+    return Frame(data.column_names[1], tuple(sorted(rows)), table.options.primary_key == ("x",), options)

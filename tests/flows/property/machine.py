@@ -15,7 +15,7 @@ from tests.flows.property.edits import COMMON, EDITS, Drawn, apply, mended
 from tests.flows.property.instance import POINTS, Instance
 from tests.flows.property.memory import Memory, Retention
 from tests.flows.property.model import Failing, Model
-from tests.flows.property.simulation import Options, Simulation, fits
+from tests.flows.property.simulation import Options, Seen, Simulation, fits
 from tests.flows.property.telling import told
 
 RETENTIONS = (Retention(), Retention(2, 1, young=False), Retention(1, 0, young=False))
@@ -25,6 +25,7 @@ WAYS = (
     *["normal"] * 10,
     "not yet",
     "not yet",
+    *["threads"] * 4,
     "twice",
     "killed",
     "killed",
@@ -143,6 +144,8 @@ class EditedFlow(RuleBasedStateMachine):
         match way:
             case "normal":
                 return [Options()]
+            case "threads":
+                return [Options(threads=not self._order_matters())]
             case "twice":
                 return [Options(), Options()]
             case "killed":
@@ -160,6 +163,16 @@ class EditedFlow(RuleBasedStateMachine):
             case _:
                 mode, _, more = way.partition(", ")
                 return [Options(mode=mode, no_cache_function=bool(more))]
+
+    def _order_matters(self) -> bool:
+        """Return whether a task finds what another one has just made, so that more than one outcome is right where they run at the same time."""
+        thought = self.memory.copy()
+        steps: list[str] = []
+        for unit in self.model.unit_order:
+            tasks = [task for task in self.model.in_wiring_order if self.model.unit(task.stage) == unit]
+            steps += [f"open:{unit.casefold()}", *(f"task:{self.model.full_id(task)}" for task in tasks), f"commit:{unit.casefold()}"]
+        Simulation(thought, self.model, Options(), self.runs + 1).replay(Seen(tuple((step, True) for step in steps), None))
+        return thought.order_matters
 
     def _run_once(self, options: Options) -> None:
         model = self.model

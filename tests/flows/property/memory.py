@@ -82,6 +82,18 @@ class Memory:
         self.current: dict[str, Generation] = {}
         self._next: dict[str, int] = {}
         self._recorded = 0
+        self.order_matters = False
+
+    def copy(self) -> Memory:
+        """Return a memory of the same, for a run that is only thought of."""
+        other = Memory(self.retention)
+        for stage, generations in self.generations.items():
+            other.generations[stage] = [replace(item, results=dict(item.results)) for item in generations]
+            for old, new in zip(generations, other.generations[stage], strict=True):
+                if self.current.get(stage) is old:
+                    other.current[stage] = new
+        other._next, other._recorded = dict(self._next), self._recorded
+        return other
 
     # --- writing
 
@@ -150,26 +162,38 @@ class Memory:
 
     def find_result(self, run: int, stage: str, fingerprint: Hashable, *, base: bool) -> Result | None:
         """Return the newest result with a fingerprint."""
-        found = [
-            result
-            for item in self._eligible(run, stage)
-            for result in item.results.values()
-            if fingerprint is not None and (result.base if base else result.fingerprint) == fingerprint
-        ]
-        return max(found, key=lambda result: result.number, default=None)
+
+        def newest(generations: Iterator[Generation]) -> Result | None:
+            found = [
+                result
+                for item in generations
+                for result in item.results.values()
+                if fingerprint is not None and (result.base if base else result.fingerprint) == fingerprint
+            ]
+            return max(found, key=lambda result: result.number, default=None)
+
+        found, before = newest(self._eligible(run, stage)), newest(self._eligible(None, stage))
+        self.order_matters |= (found and found.parts) != (before and before.parts)
+        return found
 
     def find_object(self, run: int, stage: str, key: Hashable, *, base: bool = False) -> Stored | None:
         """Return the newest stored object with a key: that in the newest generation."""
-        best: tuple[int, int] = (0, 0)
-        found: Stored | None = None
-        for item in self._eligible(run, stage):
-            for result in item.results.values():
-                for stored in result.parts if isinstance(result.parts, tuple) else ():
-                    if (stored.base_key if base else stored.key) == key and (item.number, stored.generation) > best:
-                        best, found = (item.number, stored.generation), stored
+
+        def newest(generations: Iterator[Generation]) -> Stored | None:
+            best: tuple[int, int] = (0, 0)
+            found: Stored | None = None
+            for item in generations:
+                for result in item.results.values():
+                    for stored in result.parts if isinstance(result.parts, tuple) else ():
+                        if (stored.base_key if base else stored.key) == key and (item.number, stored.generation) > best:
+                            best, found = (item.number, stored.generation), stored
+            return found
+
+        found = newest(self._eligible(run, stage))
+        self.order_matters |= found is not newest(self._eligible(None, stage))
         return found
 
-    def _eligible(self, run: int, stage: str) -> Iterator[Generation]:
+    def _eligible(self, run: int | None, stage: str) -> Iterator[Generation]:
         for item in self.generations.get(stage, ()):
             if item.state in ("committed", "failed") or (item.state == "open" and item.run == run):
                 yield item

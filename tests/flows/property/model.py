@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -12,7 +13,9 @@ MOST_STAGES = 4
 MOST_TASKS = 8
 STAGE_NAMES = ("raw", "mid", "mart", "out", "Extra")
 TASK_NAMES = ("alpha", "beta", "gamma", "delta")
-TABLE_NAMES = (None, "t_one", "t_two", "T_Three")
+TABLE_NAMES = (None, "t_one", "t_two", "T_Three", "p_%%")
+#: What a table declares beside its primary key.
+OPTIONS = ({}, {"indexes": [["x"]]}, {"non_nullable": ["x"]})
 COLUMNS = ("c", "C")
 LETTERS = ("A", "a")
 ITEMS = ("a", "b")
@@ -102,7 +105,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `argument` is a number of `ARGUMENTS`. All but `name`, `stage`, `inputs`, `argument`, `bump`, `world` and `fresh_allowed` is its body, so that a version stands for it."""
+    """One task. `argument` is a number of `ARGUMENTS`, `options` one of `OPTIONS`; `versioned` lazy tasks have a version too. All but `name`, `stage`, `inputs`, `argument`, `bump`, `world` and `fresh_allowed` is its body, so that a version stands for it."""
 
     uid: int
     kind: Kind
@@ -121,6 +124,8 @@ class Task:
     bump: int = 0
     world: int = 0
     fresh_allowed: bool = False
+    options: int = 0
+    versioned: bool = False
 
     @property
     def version(self) -> str:
@@ -135,6 +140,7 @@ class Task:
             self.column,
             self.rows,
             self.key,
+            self.options,
             self.table_name,
             self.cached,
             failing,
@@ -154,7 +160,8 @@ class Task:
     @property
     def script_name(self) -> str:
         """The table that a script creates first; the second one has `_n` behind it."""
-        return (self.table_name or f"{self.name}_r").casefold()
+        given = self.table_name if self.table_name and "%" not in self.table_name else None
+        return (given or f"{self.name}_r").casefold()
 
 
 @dataclass(frozen=True)
@@ -248,6 +255,10 @@ class Model:
             return (task.script_name, f"{task.script_name}_n")
         id = self.ids[task.uid]
         first = task.table_name.casefold() if task.table_name else None
+        if first is not None and first.endswith("%%"):
+            # Stands for the real name, which is a hash of the same; `Instance` translates.
+            place = hashlib.sha256(repr((self.positions[task.uid], task.kind.shape)).encode()).hexdigest()
+            first = f"{first.removesuffix('%%')}{place[:12]}"
         if task.kind.shape == "pair":
             return (first or f"{id}_{ITEMS[0]}", f"{id}_{ITEMS[1]}")
         return (first or id,)

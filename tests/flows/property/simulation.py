@@ -19,6 +19,7 @@ class Options:
         mode: Name of the cache validation mode, in lower case.
         ignore_version, no_cache_function, any_position: `ignore_task_version`, `disable_cache_function`, `ignore_position_hashes`.
         stages, tasks: A selection: stage names, or uids.
+        threads: Run by the thread engine.
         point: Where the run is killed, as (name of the point, how often it is passed before); None if it is not.
     """
 
@@ -26,6 +27,7 @@ class Options:
     ignore_version: bool = False
     no_cache_function: bool = False
     any_position: bool = False
+    threads: bool = False
     stages: tuple[str, ...] = ()
     tasks: tuple[int, ...] = ()
     point: tuple[str, int] | None = None
@@ -148,7 +150,7 @@ class Simulation:
         forced = (
             self.options.mode == "force_cache_invalid"
             or (self.options.mode == "force_fresh_input" and task.cached)
-            or (self.options.ignore_version and mode == "version")
+            or (self.options.ignore_version and (mode == "version" or (mode == "lazy" and task.versioned)))
         )
         one = Execution(self, task, inputs, mode, forced, killed == "before_record")
         return one.lazy() if mode == "lazy" else one.eager()

@@ -33,6 +33,8 @@ def _task_text(model: Model, task: Task, standard: Task) -> str:
         "bump",
         "world",
         "fresh_allowed",
+        "options",
+        "versioned",
     )
     changed = [f"{name}={getattr(task, name)!r}" for name in fields if getattr(task, name) != getattr(standard, name)]
     return f"{model.ids[task.uid]}({inputs}): {kind} {' '.join(changed)}".rstrip()

@@ -70,7 +70,17 @@ def test_every_kind_of_task_gives_what_is_computed_for_it_and_is_found_again(kin
     task = Task(2, kind, "mart", "beta", (Source(1), Source(1)), constant=1, letter="a")
     state = EditedFlow(new_folder)
     state.start(Retention(), Model((Stage("raw"), Stage("mart")), (source, task)))
-    for change in ("nothing", "change_letter", "toggle_key", "rename_table", "change_world", "rename_task", "move_task"):
+    for change in (
+        "nothing",
+        "change_letter",
+        "toggle_key",
+        "change_options",
+        "toggle_version",
+        "rename_table",
+        "change_world",
+        "rename_task",
+        "move_task",
+    ):
         state.edit(change, 1, 1, "twice", 0)
     for way in sorted(set(WAYS) - {"not yet", "killed"}):
         state.edit("change_constant", 0, len(way), way, 0)

@@ -374,3 +374,23 @@ def test_the_query_of_a_table_is_printed_with_readable_names_and_can_be_pasted(c
     refused = cli("sql", "a.rows")
     assert refused.exit_code != 0
     assert "not made by a query" in refused.stderr
+
+
+def test_a_stage_goes_back_and_forth(cli):
+    cli("run", "demo.py:make")
+    refused = cli("rollback", "features")
+    assert (refused.exit_code, "no generation before its current one, 1" in refused.stderr) == (1, True)
+    code = Path("demo.py").read_text()
+    Path("changed.py").write_text(code.replace('version="1', 'version="2'))
+    cli("run", "changed.py:make", "--mode", "force_cache_invalid")
+    back = cli("rollback", "FEATURES")
+    assert (back.exit_code, back.stdout) == (0, "stage features is back, as generation 3\n"), back.output
+    assert "rollback of features" in cli("status").stdout
+    again = cli("rollback", "features", "--to", "1")
+    assert again.stdout == "stage features is so already, in generation 3\n"
+    assert cli("rollback", "features", "--to", "7").exit_code == 1
+
+
+def test_going_back_needs_something_that_has_run(cli):
+    result = cli("rollback", "features")
+    assert (result.exit_code, "Nothing has run yet" in result.stderr) == (2, True)
