@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
@@ -88,22 +88,47 @@ class KeyedLocks:
         self._guard = threading.Lock()
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
 
-    @contextmanager
-    def hold(self, key: str) -> Generator[None]:
-        """Hold the lock of a key."""
+    def hold(self, key: str) -> AbstractContextManager[None]:
+        """Hold the lock of a key within a `with` block."""
+        return _Hold(self, key)
+
+    def take(self, key: str) -> None:
+        """Take the lock of a key, waiting for it if need be."""
         with self._guard:
             lock, users = self._locks.get(key, (threading.Lock(), 0))
             self._locks[key] = (lock, users + 1)
         try:
-            with lock:
-                yield
-        finally:
-            with self._guard:
-                lock, users = self._locks[key]
-                if users == 1:
-                    del self._locks[key]
-                else:
-                    self._locks[key] = (lock, users - 1)
+            lock.acquire()
+        except BaseException:
+            self._leave(key)
+            raise
+
+    def give_back(self, key: str) -> None:
+        """Give back what `take` took."""
+        self._locks[key][0].release()
+        self._leave(key)
+
+    def _leave(self, key: str) -> None:
+        with self._guard:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = (lock, users - 1)
+
+
+@final
+class _Hold(AbstractContextManager[None]):
+    # A class, since `contextlib.contextmanager` sets the traceback of the exceptions that pass through, and users' exceptions may be frozen.
+
+    def __init__(self, locks: KeyedLocks, key: str) -> None:
+        self._locks, self._key = locks, key
+
+    def __enter__(self) -> None:
+        self._locks.take(self._key)
+
+    def __exit__(self, *_: object) -> None:
+        self._locks.give_back(self._key)
 
 
 @final

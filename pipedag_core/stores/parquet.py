@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -61,16 +61,11 @@ class ParquetStore:
         """Reads and writes all three forms; DuckDB's dialect."""
         return _CAPABILITIES
 
-    @contextmanager
-    def session(self, label: str) -> Generator[ParquetSession]:
+    def session(self, label: str) -> AbstractContextManager[ParquetSession]:
         """Give one task its own access; nothing is opened before it is needed, and all is closed at the end."""
         from pipedag_core.stores.parquet_session import ParquetSession
 
-        session = ParquetSession(self._layout, self._inspector, self._open_engine, label)
-        try:
-            yield session
-        finally:
-            session.close()
+        return closing(ParquetSession(self._layout, self._inspector, self._open_engine, label))
 
     def missing(self, tables: Sequence[StoredTable]) -> Sequence[StoredTable]:
         """Return those of the tables whose file is gone, or is not the one that was written; see `pipedag_core.stores.seal`."""

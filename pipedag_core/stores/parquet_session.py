@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from pipedag_core.errors import MaterializationError, StoredDataMissing, StoreError
 from pipedag_core.ports.data import (
@@ -33,6 +33,8 @@ from pipedag_core.stores.layout import Layout, place
 if TYPE_CHECKING:
     from pipedag_core.stores.duckdb_engine import Engine
     from pipedag_core.stores.parquet_files import FileFacts
+
+_T = TypeVar("_T")
 
 #: What the operating system says when the fault lies with the disk and not with the rows.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -126,8 +128,7 @@ class ParquetSession:
         """Write a table as one Parquet file; see the port for what is promised."""
         where = _where(target)
         if not isinstance(data, QueryData):
-            with self._claimed(target, where) as location:
-                return self._write_rows(data, target, location, where)
+            return self._at_new_place(target, where, lambda location: self._write_rows(data, target, location, where))
         prepared = prepared or self.prepare(data.text, {}, frozenset())
         if prepared.statements != 1:
             raise MaterializationError(
@@ -135,8 +136,10 @@ class ParquetSession:
                 f"{prepared.readable}",
                 query=prepared.readable,
             )
-        with self._claimed(target, where) as location:
-            return self._write_query(self._connection(), prepared.text, prepared.readable, target, location, where)
+        text, readable = prepared.text, prepared.readable
+        return self._at_new_place(
+            target, where, lambda location: self._write_query(self._connection(), text, readable, target, location, where)
+        )
 
     def run_script(
         self, prepared: Prepared, inputs: Sequence[StoredTable], stage: str, target: Target
@@ -153,8 +156,8 @@ class ParquetSession:
             created = script.run(connection, prepared, places, stage, where, self._translate)
             for name, query in created.items():
                 one = Target(stage, target.generation, name, target.task, hash_content=target.hash_content)
-                with self._claimed(one, _where(one)) as location:
-                    done[name] = (one, self._write_query(connection, query, query, one, location, _where(one)))
+                write = partial(self._write_query, connection, query, query, one, where=_where(one))
+                done[name] = (one, self._at_new_place(one, _where(one), write))
         except BaseException:
             for _, written in done.values():
                 self._layout.remove(written.location)
@@ -199,7 +202,7 @@ class ParquetSession:
         """Let a library that only writes files do so beside the table, and cast on the way from there."""
         from pipedag_core.stores import parquet_files
 
-        with self._claimed(target, where) as spare:
+        def retype(spare: str) -> Written:
             path = self._layout.path(spare)
             try:
                 data.write(str(path))
@@ -208,6 +211,8 @@ class ParquetSession:
                     return self._write_stream(stream, target, location, where)
             finally:
                 path.unlink(missing_ok=True)
+
+        return self._at_new_place(target, where, retype)
 
     def _write_stream(self, stream: Any, target: Target, location: str, where: str) -> Written:
         from pipedag_core.stores import parquet_files, table_options
@@ -328,12 +333,12 @@ class ParquetSession:
         except duckdb.Error as error:
             raise self._translate(error, where, f"(content hash of {path})", ()) from error
 
-    @contextmanager
-    def _claimed(self, target: Target, where: str) -> Generator[str]:
+    def _at_new_place(self, target: Target, where: str, work: Callable[[str], _T]) -> _T:
+        """Do something with a location that nobody else has; if it fails, no file is left there."""
         location = ""
         try:
             location = self._layout.claim(target.stage, target.generation, target.name)
-            yield location
+            return work(location)
         except BaseException as error:
             if location:
                 self._layout.path(location).unlink(missing_ok=True)

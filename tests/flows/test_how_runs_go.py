@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import traceback
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
@@ -337,6 +339,41 @@ def test_the_catalog_remembers_what_failed_and_what_was_skipped(config):
     assert log["bad"] == ("failed", "ZeroDivisionError: the user's own error")
     assert log["after"] == ("skipped", "task:s.bad failed")
     assert log["good"][0] == "ran"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """An error whose attributes cannot be set, so not its traceback from Python code either."""
+
+    code: int
+
+
+@materialize(version="1.0")
+def freezing():
+    raise Frozen(1)
+
+
+@materialize(lazy=True)
+def freezing_lazily():
+    raise Frozen(2)
+
+
+@materialize(version="1.0")
+def freezing_batches():
+    def batches():
+        raise Frozen(3)
+        yield
+
+    return pa.RecordBatchReader.from_batches(pa.schema([("a", pa.int64())]), batches())
+
+
+@pytest.mark.parametrize("task", [freezing, freezing_lazily, freezing_batches])
+def test_an_exception_that_cannot_be_changed_comes_out_as_it_is(config, task):
+    with Flow("f") as flow, Stage("s"):
+        task()
+    assert isinstance(flow.run(config=config).exception, Frozen)
+    with pytest.raises(Frozen):
+        flow.run(config=config, fail_fast=True)
 
 
 def ended_by_ctrl_c(process):
