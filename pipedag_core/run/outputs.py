@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from pipedag_core.ports.events import PointReached
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
 from pipedag_core.run.slots import Mark, Place, Policy, Slot, is_small, missing
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -100,10 +103,12 @@ def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Po
         known = place.run.catalog(place.session).find_objects(place.stage, (table.identity,))
         same = known.get(table.identity)
         # Equal rows in another order are the same to consumers, but whoever looks at the table sees its order.
-        if isinstance(same, StoredTable) and same.content_hash == table.content_hash and not missing(place.session, place.run, [same]):
-            place.session.tables.drop([table.location])
-            slot.stored = same
-            return []
+        if isinstance(same, StoredTable) and same.content_hash == table.content_hash:
+            if not missing(place.session, place.run, [same]):
+                place.session.tables.drop([table.location])
+                slot.stored = same
+                return []
+            log.warning("%s: stored %s, which has the same rows, is gone or damaged; the new one takes its place", place.who, same.name)
     slot.stored = table
     return [NewObject(table, key, base_key)]
 

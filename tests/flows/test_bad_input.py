@@ -438,3 +438,17 @@ def test_the_page_names_every_test():
     files = [Path(__file__), here / "test_full_disk.py", here / "test_read_only_folder.py"]
     there_are = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)}
     assert named == there_are - {"test_the_page_names_every_test"}
+
+
+def test_a_lost_file_is_told_too_where_only_the_new_rows_show_that_it_is_needed(config, store_folder, caplog, tables_of):
+    @materialize
+    def streamed():
+        return pl.LazyFrame({"x": [1, 2]})
+
+    with Flow("f") as flow, Stage("s"):
+        streamed()
+    flow.run(config=config, fail_fast=True)
+    next(store_folder.rglob("streamed*.parquet")).unlink()
+    flow.run(config=config, fail_fast=True)
+    assert "stored streamed, which has the same rows, is gone or damaged" in caplog.text
+    assert tables_of(config)["s"]["streamed"]["x"].to_list() == [1, 2]

@@ -31,7 +31,12 @@ class BlobContent:
     number: int
 
 
-Content = Frame | BlobContent
+@dataclass(frozen=True)
+class Lost:
+    """Stands for a table or a blob whose file was taken away by hand."""
+
+
+Content = Frame | BlobContent | Lost
 Output = tuple[Frame, ...] | BlobContent | int
 
 #: Name of the text column of second items, and the number that stands there for the task's constant.

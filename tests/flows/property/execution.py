@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from tests.flows.property.contents import BlobContent, Content, Frame, compute, number_of, seen_world
 from tests.flows.property.memory import Result, Stored
@@ -83,7 +83,7 @@ class Execution:
             fingerprint = self._with_world(base)
             if not self.forced:
                 hit = self.memory.find_result(self.run, self.stage, base if self.by_base else fingerprint, base=self.by_base)
-                if hit is not None:
+                if self._is_whole(hit):
                     return self._point_to(hit)
                 self._refuse_fresh()
         self._call()
@@ -107,7 +107,7 @@ class Execution:
         else:
             # What a version's code reads outside may be other than before, so these rows are like no others.
             return self._new(object(), None, None, content)
-        known = self.memory.find_object(self.run, self.stage, identity)
+        known = self._found(identity)
         # Equal rows in another order are as good for consumers, but are kept as they are.
         return known if known is not None and known.content == content else self._new(identity, None, None, content)
 
@@ -122,7 +122,7 @@ class Execution:
             return self._record(None, None, contents, "ran")
         if self.task.kind.in_memory:
             identities = [("memory", content) for _, content in contents]
-            found = [self.memory.find_object(self.run, self.stage, identity) for identity in identities]
+            found = self._all_found(identities)
             if None in found:
                 self._refuse_fresh(lazy=True)
             parts = [
@@ -141,12 +141,8 @@ class Execution:
 
     def _queries(self, contents: Sequence[tuple[str, Content]]) -> str:
         bases = [self._query(path, content) for path, content in contents]
-        found = [
-            None
-            if self.forced
-            else self.memory.find_object(self.run, self.stage, base if self.by_base else self._with_world(base), base=self.by_base)
-            for base in bases
-        ]
+        keys = [base if self.by_base else self._with_world(base) for base in bases]
+        found = [None] * len(bases) if self.forced else self._all_found(keys, base=self.by_base)
         if None in found:
             self._refuse_fresh(lazy=True)
         parts = [
@@ -160,13 +156,34 @@ class Execution:
         fingerprint = self._with_world(base)
         if not self.forced:
             hit = self.memory.find_result(self.run, self.stage, base if self.by_base else fingerprint, base=self.by_base)
-            if hit is not None:
+            if self._is_whole(hit):
                 return self._point_to(hit)
         self._refuse_fresh(lazy=True)
         parts = [self._new_query((fingerprint, name), (base, name), content) for name, (_, content) in enumerate(contents)]
         return self._record(fingerprint, base, parts, "ran")
 
     # --- parts of these
+
+    def _is_whole(self, hit: Result | None) -> TypeGuard[Result]:
+        """Return whether a result can stand in. What of it is lost is struck, and the task runs, even if there is an older result."""
+        if hit is None:
+            return False
+        lost = [] if isinstance(hit.parts, int) else [item for item in hit.parts if item.is_lost]
+        self._strike(lost)
+        return not lost
+
+    def _found(self, key: Hashable) -> Stored | None:
+        return self._all_found([key])[0]
+
+    def _all_found(self, keys: Sequence[Hashable], *, base: bool = False) -> list[Stored | None]:
+        found = [self.memory.find_object(self.run, self.stage, key, base=base) for key in keys]
+        self._strike([item for item in found if item is not None and item.is_lost])
+        return [None if item is not None and item.is_lost else item for item in found]
+
+    def _strike(self, lost: Sequence[Stored]) -> None:
+        for item in lost:
+            item.is_struck = True
+            self.simulation.expected.struck += 1
 
     def _call(self) -> None:
         self.simulation.expected.calls[self.task.uid] += 1

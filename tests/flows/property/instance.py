@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sqlite3
 import threading
@@ -18,15 +19,16 @@ import pyarrow.parquet as pq
 
 from pipedag_core import Flow, PipedagConfig, Result, SequentialEngine, ThreadEngine
 from pipedag_core.config.wire import catalog_path, open_session
+from pipedag_core.errors import RunError, StoredDataMissing
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.outputs import name_outputs
 from pipedag_core.ports.data import FileSource, Form, StoredTable
 from pipedag_core.ports.events import Outcome, PointReached, StepEnded, StepStarted
 from pipedag_core.run import memory
-from pipedag_core.runner import clean_up
+from pipedag_core.runner import clean_up, roll_back
 from pipedag_core.stores.parquet import ParquetStore
 from tests.flows.property.building import build
-from tests.flows.property.contents import BlobContent, Content, Frame, Row
+from tests.flows.property.contents import BlobContent, Content, Frame, Lost, Row
 from tests.flows.property.memory import Retention
 from tests.flows.property.model import ITEMS, OPTIONS, Model, Task
 from tests.flows.property.simulation import Options, Seen
@@ -52,6 +54,7 @@ class Watcher:
     errors: list[str] = field(default_factory=list)
     calls: Counter[int] = field(default_factory=Counter)
     killed: str | None = None
+    warnings: list[str] = field(default_factory=list)
     _passed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -128,6 +131,7 @@ class Instance:
         self.config = self._config(f"{QuietStore.__module__}.{QuietStore.__qualname__}")
         self._read: dict[str, Content] = {}
         self._unique: dict[str, str] = {}
+        self._lost: set[str] = set()
         self._stack = ExitStack()
         self._session = self._stack.enter_context(open_session(self.config))
         self._access = self._stack.enter_context(self._session.tables.session("test"))
@@ -150,6 +154,8 @@ class Instance:
         # Results that point to what is current wait as long as they may; a run that is killed forgets those that wait, at a moment that no rule
         # knows, so there they do not wait.
         before, memory.PATIENCE_S = memory.PATIENCE_S, -1.0 if options.point else 3600.0
+        heard = _Heard(watcher.warnings)
+        logging.getLogger("pipedag_core").addHandler(heard)
         try:
             result = flow.run(
                 *options.stages,
@@ -168,6 +174,7 @@ class Instance:
             return None, watcher
         finally:
             memory.PATIENCE_S = before
+            logging.getLogger("pipedag_core").removeHandler(heard)
         return result, watcher
 
     def _learn_names(self, flow: Flow, model: Model) -> None:
@@ -184,6 +191,26 @@ class Instance:
         """What `pipedag gc` does."""
         clean_up(self.config)
 
+    def roll_back(self, stage: str, number: int | None) -> str:
+        """What `pipedag rollback` does; return how it ended."""
+        try:
+            return "changed" if roll_back(stage, number, self.config).changed else "unchanged"
+        except StoredDataMissing:
+            return "missing"
+        except RunError:
+            return "refused"
+
+    def lose(self, stage: str, generation: int, name: str, *, whole: bool) -> None:
+        """Take away the file of a table or blob, or a part of it."""
+        entries = {self._unique.get(real, real): item for real, item in self._session.catalog.entries(stage, generation).items()}
+        item = entries[name]
+        path = next(self.folder.rglob(item.location))
+        if whole:
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-7])
+        self._lost.add(item.id)
+
     def _let_time_pass(self) -> None:
         """What a dead run holds expires."""
         with sqlite3.connect(catalog_path(self.config)) as connection:
@@ -194,6 +221,8 @@ class Instance:
         """Return stage -> readable name -> content, of what readers see."""
 
         def content(item: Any) -> Content:
+            if item.id in self._lost:
+                return Lost()
             if isinstance(item, StoredTable):
                 source = self._access.read(item, Form.FILES)
                 assert isinstance(source, FileSource)
@@ -219,6 +248,17 @@ class Instance:
             read = {(stage, name): connection.execute(f'FROM "{stage}"."{name}"').fetchall() for stage, name in found}
         named = {(stage, self._unique.get(name, name)): rows for (stage, name), rows in read.items()}
         return {stage: {name: sorted(rows) for (place, name), rows in named.items() if place == stage} for stage, _ in found}
+
+
+class _Heard(logging.Handler):
+    """Keeps warnings."""
+
+    def __init__(self, warnings: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.warnings = warnings
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.warnings.append(record.getMessage())
 
 
 def _frame(path: str, table: StoredTable) -> Frame:

@@ -10,7 +10,7 @@ from hypothesis import currently_in_test_context, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.flows.property.contents import Content, Frame, evaluate
+from tests.flows.property.contents import Content, Frame, Lost, evaluate
 from tests.flows.property.edits import COMMON, EDITS, Drawn, apply, mended
 from tests.flows.property.instance import POINTS, Instance
 from tests.flows.property.memory import Memory, Retention
@@ -45,6 +45,9 @@ WAYS = (
     "force_fresh_input, no cache function",
     "clean up",
 )
+
+#: What happens to the instance rather than to the flow.
+HAPPENINGS = ("lose", "roll_back")
 
 NUMBERS = st.integers(0, 23)
 
@@ -83,9 +86,18 @@ class EditedFlow(RuleBasedStateMachine):
         self.uid = max([self.uid, *(task.uid for task in model.tasks)])
         self._run("normal", 0)
 
-    @rule(kind=st.sampled_from([*COMMON, *EDITS]), at=NUMBERS, value=NUMBERS, way=st.sampled_from(WAYS), when=NUMBERS)
+    @rule(
+        kind=st.sampled_from([*COMMON, *EDITS, *HAPPENINGS, "roll_back"]),
+        at=NUMBERS,
+        value=NUMBERS,
+        way=st.sampled_from(WAYS),
+        when=NUMBERS,
+    )
     def edit(self, kind: str, at: int, value: int, way: str, when: int) -> None:
-        self._edit(kind, at, value)
+        if kind in HAPPENINGS:
+            self._happen(kind, at, value)
+        else:
+            self._edit(kind, at, value)
         self._run(way, when)
 
     def teardown(self) -> None:
@@ -112,6 +124,9 @@ class EditedFlow(RuleBasedStateMachine):
         finally:
             fresh.close()
         _compare("a run from scratch", scratch, {stage: self.shown[stage] for stage in scratch}, self.model)
+        if any(isinstance(item, Lost) for names in self.shown.values() for item in names.values()):
+            # In a stage that has left the flow; DuckDB cannot make a view of what is not there.
+            return
         tables = {
             stage: {name: list(item.rows) for name, item in names.items() if isinstance(item, Frame)} for stage, names in self.shown.items()
         }
@@ -123,6 +138,28 @@ class EditedFlow(RuleBasedStateMachine):
     def _edit(self, kind: str, at: int, value: int) -> None:
         self.uid += 1
         self.model = apply(kind, self.model, Drawn(at, value, self.uid, self.history))
+
+    def _happen(self, kind: str, at: int, value: int) -> None:
+        assert self.instance is not None
+        kept = [item for one in self.memory.generations.values() for item in one if item.state in ("committed", "failed")]
+        self.is_sound = False
+        if kind == "lose":
+            choices = [(item, name) for item in reversed(kept) for name in item.entries if not item.entries[name].is_lost]
+            if choices:
+                item, name = choices[at % len(choices)]
+                _note(f"(the edit in the line below takes {item.stage}.{name} of generation {item.number} away)")
+                self.instance.lose(item.stage, item.number, name, whole=value % 3 > 0)
+                item.entries[name].is_lost = True
+        elif kept:
+            item = kept[at % len(kept)]
+            number = None if value % 2 else item.number
+            _note(f"(the edit in the line below rolls {item.stage} back to {number or 'the generation before'})")
+            self.runs += 1
+            wanted = self.memory.roll_back(item.stage, number, self.runs)
+            _compare("how a rollback ends", wanted, self.instance.roll_back(item.stage, number), self.model)
+        self.shown = self.instance.visible()
+        _compare("what is visible, by the rules", self.memory.visible(), self.shown, self.model)
+        self.is_sound = True
 
     def _run(self, way: str, when: int) -> None:
         if way == "not yet":
@@ -152,7 +189,9 @@ class EditedFlow(RuleBasedStateMachine):
                 return [Options(point=(POINTS[when % len(POINTS)], when // len(POINTS)))]
             case "ignore version":
                 return [Options(ignore_version=True)]
-            case "stage" | "stage, any position" | "task" if not all(fits(self.memory, model, task) for task in model.tasks):
+            case "stage" | "stage, any position" | "task" if self.memory.lacks or not all(
+                fits(self.memory, model, task) for task in model.tasks
+            ):
                 return [Options()]
             case "task":
                 return [Options(mode="force_cache_invalid", tasks=(model.tasks[when % len(model.tasks)].uid,))] if model.tasks else []
@@ -168,6 +207,8 @@ class EditedFlow(RuleBasedStateMachine):
         """Return whether a task finds what another one has just made, so that more than one outcome is right where they run at the same time."""
         thought = self.memory.copy()
         steps: list[str] = []
+        if any(part.is_lost for one in self.memory.generations.values() for item in one for part in item.entries.values()):
+            return True
         for unit in self.model.unit_order:
             tasks = [task for task in self.model.in_wiring_order if self.model.unit(task.stage) == unit]
             steps += [f"open:{unit.casefold()}", *(f"task:{self.model.full_id(task)}" for task in tasks), f"commit:{unit.casefold()}"]
@@ -191,6 +232,9 @@ class EditedFlow(RuleBasedStateMachine):
         wanted = {uid: count for uid, count in expected.calls.items() if not (watcher.killed and _is_last(model, uid, watcher.steps))}
         _compare("calls of tasks by uid", wanted, calls, model)
         _compare("what is visible, by the rules", self.memory.visible(), shown, model)
+        warned = any("gone or damaged" in text for text in watcher.warnings)
+        if watcher.killed is None:
+            _compare("a warning of what is lost", expected.struck > 0, warned, model, watcher.warnings)
         if result is not None:
             _compare("success", "failed" not in expected.outcomes.values(), result.successful, model, watcher.errors)
 

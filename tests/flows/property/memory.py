@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tests.flows.property.contents import Content, Frame
+from tests.flows.property.contents import Content, Frame, Lost
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Stored:
         key, base_key: What made it, with and without the cache function's value.
         content: What it holds.
         generation: Where it was written.
+        is_lost: Its file was taken away by hand.
+        is_struck: That was found out, so that it stands in for nothing any more.
     """
 
     identity: Hashable
@@ -33,6 +35,15 @@ class Stored:
     base_key: Hashable
     content: Content
     generation: int
+    is_lost: bool = False
+    is_struck: bool = False
+
+    @property
+    def shown(self) -> Content:
+        """What readers see of it."""
+        if self.is_lost:
+            return Lost()
+        return self.content.unordered if isinstance(self.content, Frame) else self.content
 
 
 @dataclass(frozen=True)
@@ -56,16 +67,21 @@ class Result:
     entries: Mapping[str, Stored]
     number: int = 0
 
+    @property
+    def is_struck(self) -> bool:
+        return not isinstance(self.parts, int) and any(item.is_struck for item in self.parts)
+
 
 @dataclass(eq=False)
 class Generation:
-    """One generation of one stage. `state` is open, committed, failed, expired or scratch."""
+    """One generation of one stage. `state` is open, committed, failed, expired or scratch; `commit` is the same for all that were committed at once."""
 
     stage: str
     number: int
     unit: str
     run: int
     state: str
+    commit: int = 0
     results: dict[str, Result] = field(default_factory=dict)
 
     @property
@@ -82,6 +98,7 @@ class Memory:
         self.current: dict[str, Generation] = {}
         self._next: dict[str, int] = {}
         self._recorded = 0
+        self._commits = 0
         self.order_matters = False
 
     def copy(self) -> Memory:
@@ -92,7 +109,7 @@ class Memory:
             for old, new in zip(generations, other.generations[stage], strict=True):
                 if self.current.get(stage) is old:
                     other.current[stage] = new
-        other._next, other._recorded = dict(self._next), self._recorded
+        other._next, other._recorded, other._commits = dict(self._next), self._recorded, self._commits
         return other
 
     # --- writing
@@ -120,8 +137,10 @@ class Memory:
     def commit(self, opened: Sequence[Generation]) -> bool:
         """Make generations current; return whether anything changed."""
         changed = any(self._differs(item) for item in opened)
+        self._commits += 1
         for item in opened:
             if changed:
+                item.commit = self._commits
                 item.state = "committed"
                 self.current[item.stage] = item
             else:
@@ -138,6 +157,37 @@ class Memory:
         if any(old.entries[name] is not item for name, item in new.entries.items()):
             return True
         return any(not _equal(old.results[task], result) for task, result in new.results.items())
+
+    def roll_back(self, stage: str, number: int | None, run: int) -> str:
+        """Make an earlier generation current again; return how that ends: "changed", "unchanged", "missing", or "refused"."""
+        current = self.current.get(stage)
+        if current is None:
+            return "refused"
+        known = [item for item in self.generations[stage] if item.state == "committed"]
+        older = [item for item in known if item.number < current.number]
+        wanted = max(older, key=lambda item: item.number, default=None) if number is None else None
+        wanted = wanted or next((item for item in known if item.number == number), None)
+        if wanted is None:
+            return "refused"
+        target = {item.stage: item for item in self._all() if item.state == "committed" and item.commit == wanted.commit}
+        present = {item.stage for item in self._all() if item.commit == current.commit and item is self.current.get(item.stage)}
+        if target.keys() != present or wanted.unit != current.unit:
+            return "refused"
+        if not any(self._differs(item) for item in target.values()):
+            return "unchanged"
+        lost = [part for item in target.values() for part in item.entries.values() if part.is_lost]
+        if lost:
+            struck = any(part.is_struck for part in lost)
+            for part in [] if struck else lost:
+                part.is_struck = True
+            return "missing"
+        # What a dead run has left open there has failed.
+        opened = self.open([wanted.unit, *(name for name in target if name != wanted.unit)], run, scratch=False)
+        for name, item in opened.items():
+            for task, result in target[name].results.items():
+                self.record(item, task, result)
+        self.commit(list(opened.values()))
+        return "changed"
 
     def fail_run(self, run: int, unit: str | None = None) -> None:
         """A run has ended, or has given up a unit: what it has open there has failed."""
@@ -168,7 +218,7 @@ class Memory:
                 result
                 for item in generations
                 for result in item.results.values()
-                if fingerprint is not None and (result.base if base else result.fingerprint) == fingerprint
+                if fingerprint is not None and not result.is_struck and (result.base if base else result.fingerprint) == fingerprint
             ]
             return max(found, key=lambda result: result.number, default=None)
 
@@ -185,7 +235,11 @@ class Memory:
             for item in generations:
                 for result in item.results.values():
                     for stored in result.parts if isinstance(result.parts, tuple) else ():
-                        if (stored.base_key if base else stored.key) == key and (item.number, stored.generation) > best:
+                        if (
+                            not stored.is_struck
+                            and (stored.base_key if base else stored.key) == key
+                            and (item.number, stored.generation) > best
+                        ):
                             best, found = (item.number, stored.generation), stored
             return found
 
@@ -202,12 +256,14 @@ class Memory:
         for generations in self.generations.values():
             yield from generations
 
+    @property
+    def lacks(self) -> bool:
+        """Whether readers see something that is lost."""
+        return any(part.is_lost for item in self.current.values() for part in item.entries.values())
+
     def visible(self) -> dict[str, dict[str, Content]]:
         """Return stage -> readable name -> content, of what readers see."""
-        return {
-            stage: {name: item.content.unordered if isinstance(item.content, Frame) else item.content for name, item in one.entries.items()}
-            for stage, one in self.current.items()
-        }
+        return {stage: {name: item.shown for name, item in one.entries.items()} for stage, one in self.current.items()}
 
 
 def _equal(old: Result, new: Result) -> bool:

@@ -48,10 +48,11 @@ class Seen:
 
 @dataclass
 class Expected:
-    """What the rules say of a run: step -> outcome, and uid -> calls of the task's function."""
+    """What the rules say of a run: step -> outcome, uid -> calls of the task's function, and how often something stored turns out to be lost."""
 
     outcomes: dict[str, str] = field(default_factory=dict)
     calls: Counter[int] = field(default_factory=Counter)
+    struck: int = 0
 
 
 class Simulation:
