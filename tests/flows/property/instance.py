@@ -138,7 +138,8 @@ class Instance:
 
     def _config(self, kind: str) -> Any:
         store = {"class": kind, "args": {"base_path": str(self.folder / "{instance_id}")}}
-        return PipedagConfig({"instances": {"__any__": {"table_store": store, "retention": self.retention}}}).get()
+        blobs = {"class": "file", "args": {"base_path": str(self.folder / "blobs" / "{instance_id}")}}
+        return PipedagConfig({"instances": {"__any__": {"table_store": store, "blob_store": blobs, "retention": self.retention}}}).get()
 
     def close(self) -> None:
         """Close what is open, and remove everything."""
