@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 from pipedag_core.errors import FlowError
 
 #: Suffixes of physical schemas and of schemas in the middle of a commit.
-_OURS: Final = re.compile(r"__(g\d+|next|old)$")
+_OURS: Final = re.compile(r"__(g\d+(__s\d+)?|next|old\d*|catalog)$")
 
 #: Bytes of the longest file name that common file systems take, less room for an attempt and an ending.
 MAX_FILE_NAME: Final = 255 - 24
@@ -40,7 +40,7 @@ def normalize(name: str, what: str = "name") -> str:
         raise FlowError(f"The {what} {name!r} holds a control character. Use visible characters only.", name=name)
     if _OURS.search(result):
         raise FlowError(
-            f"The {what} {name!r} ends in a suffix that pipedag uses for its own schemas (__g<number>, __next, __old). Choose another ending.",
+            f"The {what} {name!r} ends in a suffix that pipedag uses for its own schemas (__g<number>, __next, __old, __catalog). Choose another ending.",
             name=name,
         )
     return result

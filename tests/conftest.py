@@ -55,3 +55,23 @@ def tables_of():
             }
 
     return read
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory):
+    """The address of a PostgreSQL server; started when the first test needs it, one for all processes of a test run."""
+    from tests.postgres_server import server
+
+    folder = tmp_path_factory.getbasetemp()
+    with server(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) as url:
+        yield url
+
+
+@pytest.fixture
+def schema_prefix(postgres_url):
+    """A prefix for schemas of the test's own, which are removed afterwards."""
+    from tests.postgres_server import drop_schemas, fresh_prefix
+
+    prefix = fresh_prefix()
+    yield prefix
+    drop_schemas(postgres_url, prefix)

@@ -34,6 +34,10 @@ class SqlCatalog(ABC):
     def _writing(self) -> AbstractContextManager[Transaction]:
         """Begin a transaction that no other writing one overlaps with; an exception undoes it."""
 
+    def _writing_later(self) -> AbstractContextManager[Transaction]:
+        """Begin a transaction that keeps others from writing from `exclude` on, or at once."""
+        return self._writing()
+
     @abstractmethod
     def close(self) -> None:
         """Give back all connections."""
@@ -65,10 +69,14 @@ class SqlCatalog(ABC):
         with self._writing() as tx:
             tx.run(sql.TOUCH_RUN, {"run_id": run_id, "now": self._clock()})
 
-    def commit(self, run_id: str, stages: Sequence[str], show: _stages.Show | None = None) -> port.CommitResult:
-        """See `Catalog.commit`. Repeated, it gives the answer of the first time, `changed` included, and does not call `show` again."""
-        with self._writing() as tx:
-            return _stages.commit(tx, self._clock(), run_id, stages, show)
+    def commit(self, run_id: str, stages: Sequence[str], publication: port.Publication | None = None) -> port.CommitResult:
+        """See `Catalog.commit`. Repeated, it gives the answer of the first time, `changed` included, and publishes nothing again."""
+        with self._writing_later() as tx:
+            if publication is not None:
+                # Waiting for readers must not keep others from writing.
+                _stages.prepare(tx, run_id, stages, publication)
+            tx.exclude()
+            return _stages.commit(tx, self._clock(), run_id, stages, publication)
 
     def give_up(self, run_id: str, stages: Sequence[str]) -> None:
         """See `Catalog.give_up`."""

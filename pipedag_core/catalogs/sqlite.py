@@ -23,7 +23,7 @@ _WORDS = {"serial": "INTEGER PRIMARY KEY", "bytes": "BLOB"}
 #: What to do about errors, by SQLite's primary result code.
 _ADVICE: Mapping[int, str] = {
     sqlite3.SQLITE_BUSY: f"Another program has kept it locked for {BUSY_TIMEOUT_S:.0f} seconds. Find it and let it end its transaction.",
-    sqlite3.SQLITE_LOCKED: "Another transaction of this process holds it. Call the catalog outside of `show`.",
+    sqlite3.SQLITE_LOCKED: "Another transaction of this process holds it. Call the catalog outside of a publication.",
     sqlite3.SQLITE_READONLY: "The file or its folder cannot be written. Check their permissions.",
     sqlite3.SQLITE_CANTOPEN: "It cannot be opened. Check that its folder exists and can be written.",
     sqlite3.SQLITE_FULL: "The disk is full. Make room, then run again.",
@@ -71,6 +71,14 @@ class _Transaction:
             self._catalog.lock.release()
         if isinstance(error, sqlite3.Error):
             raise self._catalog.error(error) from error
+
+    @property
+    def native(self) -> sqlite3.Connection:
+        """The connection."""
+        return self._connection
+
+    def exclude(self) -> None:
+        """Nothing to do: writers exclude each other from the beginning."""
 
     def rows(self, sql: str, values: Mapping[str, object]) -> list[Row]:
         return self._connection.execute(sql, values).fetchall()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pipedag_core.catalogs import looking, owner, rows, runs
 from pipedag_core.catalogs import statements as sql
 from pipedag_core.catalogs.transaction import Row, Transaction, first, rows_for
 from pipedag_core.errors import CatalogError, LeaseLost
-from pipedag_core.ports.catalogs import CommitResult, GenerationKey, Held, Opened
-from pipedag_core.ports.data import StoredObject
-
-Show = Callable[[Mapping[str, Mapping[str, StoredObject]]], None]
+from pipedag_core.ports.catalogs import CommitResult, GenerationKey, Held, Opened, Publication
 
 
 def open_stages(
@@ -102,7 +99,19 @@ def claim(tx: Transaction, now: float, run_id: str, stages: Sequence[str], *, ta
     return own
 
 
-def commit(tx: Transaction, now: float, run_id: str, stages: Sequence[str], show: Show | None) -> CommitResult:
+def prepare(tx: Transaction, run_id: str, stages: Sequence[str], publication: Publication) -> None:
+    """Let a publication prepare itself for a commit that will probably succeed and change something.
+
+    Only this run writes what it has open, and only who holds the lease moves the current generation: what is seen here holds until the commit.
+    """
+    opened = {row[0]: row[2] for row in tx.rows(sql.WRITABLE, {"run_id": run_id}) if row[1] == "open"}
+    if not set(stages) <= opened.keys():
+        return
+    if any(_differs(tx, stage, _stage_row(tx, stage)[1], opened[stage]) for stage in stages):
+        publication.prepare(tx.native, {stage: looking.entries(tx, stage, opened[stage]) for stage in stages})
+
+
+def commit(tx: Transaction, now: float, run_id: str, stages: Sequence[str], publication: Publication | None) -> CommitResult:
     """Make the open generations of a unit current; see `Catalog.commit`.
 
     Raises:
@@ -137,8 +146,8 @@ def commit(tx: Transaction, now: float, run_id: str, stages: Sequence[str], show
                 tx.run(statement, {"stage": stage, "generation": new[stage]})
             tx.run(sql.SET_ROLE, {"run_id": run_id, "stage": stage, "generation": old[stage], "role": "unchanged"})
     tx.run(sql.DROP_LEASE, {"unit": opened[stages[0]][4]})
-    if changed and show is not None:
-        show(looking.shown(tx))
+    if changed and publication is not None:
+        publication.publish(tx.native, {stage: looking.entries(tx, stage, new[stage]) for stage in stages})
     return CommitResult(new if changed else old, changed)
 
 

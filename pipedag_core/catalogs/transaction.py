@@ -13,6 +13,15 @@ Row = tuple[Any, ...]
 class Transaction(Protocol):
     """One transaction of a database. Writing ones exclude each other, reading ones see one state from their beginning to their end."""
 
+    @property
+    def native(self) -> Any:
+        """The driver's connection, for those who change other things of the database in the same transaction."""
+        ...
+
+    def exclude(self) -> None:
+        """Keep others from writing from now on, if the transaction does not do so from its beginning."""
+        ...
+
     def rows(self, sql: str, values: Mapping[str, object]) -> list[Row]:
         """Run a statement and return all its rows."""
         ...

@@ -71,10 +71,10 @@ def _compile(reference: str, instance: str | None, config: Path | None, per_user
 
 def _learn(made: Plan, instance: str, file: Path | None, per_user: bool) -> Plan:
     """Return the plan with the names of tables that tasks, wired as they are now, gave in an instance."""
-    from pipedag_core.config.wire import catalog_path, open_catalog
+    from pipedag_core.config.wire import has_catalog, open_catalog
 
     context = configuration(file).get(instance, made.flow, per_user=per_user)
-    if not catalog_path(context).exists():
+    if not has_catalog(context):
         raise ConfigError(f"There is nothing to learn from instance {instance!r} of flow {made.flow!r}: it has not run yet. Run it first.")
     positions = {task.id: task.position for task in made.tasks}
     outputs: dict[str, tuple[str, ...]] = {}

@@ -130,22 +130,25 @@ def refuse_without_catalog(context: ConfigContext) -> None:
     Raises:
         ConfigError: There is none.
     """
-    from pipedag_core.config.wire import catalog_path
+    from pipedag_core.config.catalog_place import catalog_place
+    from pipedag_core.config.wire import has_catalog
 
-    path = catalog_path(context)
-    if not path.exists():
+    if not has_catalog(context):
         raise ConfigError(
-            f"Nothing has run yet in instance {context.instance_name!r}: there is no catalog at {path}.", instance=context.instance_name
+            f"Nothing has run yet in instance {context.instance_name!r}: there is no catalog at {catalog_place(context)}.",
+            instance=context.instance_name,
         )
 
 
 @contextmanager
 def _existing_catalog(context: ConfigContext) -> Iterator[Catalog]:
-    from pipedag_core.config.wire import catalog_path, open_catalog
+    from pipedag_core.config.catalog_place import catalog_place
+    from pipedag_core.config.wire import open_catalog
 
     refuse_without_catalog(context)
+    path = catalog_place(context).path
     # Looking works where others keep what this user may not write.
-    catalog = open_catalog(context, read_only=not os.access(catalog_path(context).parent, os.W_OK))
+    catalog = open_catalog(context, read_only=path is None or not os.access(path.parent, os.W_OK))
     try:
         yield catalog
     finally:

@@ -14,7 +14,7 @@ from pipedag_core.config import load
 from pipedag_core.config.expand import Expander
 from pipedag_core.config.keys import INSTANCE, Reader, Section
 from pipedag_core.config.registry import PARTS
-from pipedag_core.config.settings import Attrs, CacheValidation, PartSettings, conceal, mask
+from pipedag_core.config.settings import Attrs, CacheValidation, PartSettings, conceal, is_postgres, mask
 from pipedag_core.errors import ConfigError
 from pipedag_core.ports.catalogs import Retention
 
@@ -83,7 +83,10 @@ def settings(merged: Mapping[str, Any], name: str, instance: str, base_dir: Path
     for key in ("table_store", "blob_store"):
         entry = PARTS[key].get(built[key].kind)
         _check_address(raw_parts[key]["args"], entry.address if entry else (), f"{key}.args", instance_id, where)
-    _check_address(raw_parts.get("metadata_store") or {}, ("url",), "metadata_store", instance_id, where)
+    catalog = raw_parts.get("metadata_store") or {}
+    # In a server's database, the catalog's schema is named after the instance.
+    if not is_postgres(str(catalog.get("url", ""))):
+        _check_address(catalog, ("url",), "metadata_store", instance_id, where)
     return {
         **built,
         **{key: Attrs(values.get(key, {})) for key in ("attrs", "table_hooks", "stage_tags", "visualization")},

@@ -160,3 +160,9 @@ def parse_duration(value: object) -> float | None:
     if rest:
         return parse_duration(float(rest)) if re.fullmatch(r"\d+(\.\d+)?", rest) and rest == value.strip() else None
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(value.casefold()))
+
+
+def is_postgres(url: str) -> bool:
+    """Return whether an address is that of a PostgreSQL database."""
+    scheme = url.partition("://")[0].partition("+")[0]
+    return scheme in ("postgresql", "postgres")

@@ -8,11 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from pipedag_core.config.catalog_place import catalog_place, local_path
 from pipedag_core.config.context import ConfigContext
 from pipedag_core.config.keys import PATH, Reader, Section
 from pipedag_core.config.registry import PARTS
 from pipedag_core.config.resolve import refuse
-from pipedag_core.config.settings import Attrs, PartSettings, mask, reveal
+from pipedag_core.config.settings import Attrs, PartSettings, reveal
 from pipedag_core.errors import ConfigError
 from pipedag_core.ports.catalogs import Catalog
 from pipedag_core.ports.engines import Engine
@@ -20,8 +21,8 @@ from pipedag_core.ports.events import RunObserver
 from pipedag_core.ports.stores import BlobStore, TableStore
 from pipedag_core.run.session import Session
 
-#: File of the catalog in the folder of the tables.
-CATALOG_FILE: Final = "catalog.sqlite"
+#: Arguments of the table store that hold for the connections of a catalog in the same database too.
+_CONNECTING: Final = ("connect_timeout", "create_database")
 
 
 @contextmanager
@@ -80,42 +81,40 @@ def catalog_path(config: ConfigContext) -> Path:
     """Return the file of the catalog: in the folder of the tables, or where `metadata_store` says.
 
     Raises:
-        ConfigError: The catalog cannot be a file here, and this version knows no other kind.
+        ConfigError: The catalog is not a file.
     """
-    if config.metadata_store is not None:
-        url = str(reveal(config.metadata_store.args["url"]))
-        if not url.startswith("sqlite:///"):
-            raise ConfigError(
-                f"metadata_store.url is {mask(url)!r}, but catalogs other than SQLite files are not supported yet by this version. "
-                "Write sqlite:///path, on a local disk."
-            )
-        return _path(url.removeprefix("sqlite:///"), config)
-    if "base_path" not in config.table_store.args:
-        raise ConfigError(
-            f"The table store {config.table_store.kind!r} has no folder to keep the catalog in. Say where it is: metadata_store: {{url: 'sqlite:///...'}}."
-        )
-    return _path(str(reveal(config.table_store.args["base_path"])), config) / CATALOG_FILE
+    place = catalog_place(config)
+    if place.path is None:
+        raise ConfigError(f"The catalog is no file here: it is {place}.")
+    return place.path
+
+
+def has_catalog(config: ConfigContext) -> bool:
+    """Return whether there is a catalog already, without making one."""
+    place = catalog_place(config)
+    if place.path is not None:
+        return place.path.exists()
+    module = import_module("pipedag_core.catalogs.postgres")
+    return module.is_there(module.open_database(place.url, place.schema), place.schema)
 
 
 def open_catalog(config: ConfigContext, *, read_only: bool = False) -> Catalog:
-    """Open the catalog, making it and its folder if there is none; with `read_only` nothing is made, and nothing can be written."""
+    """Open the catalog, making it and its folder or schema if there is none; with `read_only` nothing is made, and nothing can be written."""
     _target(config.table_store, "table_store")
-    path = catalog_path(config)
+    place = catalog_place(config)
+    if place.path is None:
+        module = import_module("pipedag_core.catalogs.postgres")
+        args = {key: value for key, value in reveal(config.table_store.args).items() if key in _CONNECTING} if place.beside_tables else {}
+        return module.PostgresCatalog(module.open_database(place.url, place.schema, **args), place.schema, read_only=read_only)
     if read_only:
-        return import_module("pipedag_core.catalogs.sqlite").SqliteCatalog(path, read_only=True)
+        return import_module("pipedag_core.catalogs.sqlite").SqliteCatalog(place.path, read_only=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"The folder {path.parent} for the catalog cannot be made: {error}.", path=str(path.parent)) from error
-    return import_module("pipedag_core.catalogs.sqlite").SqliteCatalog(path)
-
-
-def _path(text: str, config: ConfigContext) -> Path:
-    if "://" in text:
         raise ConfigError(
-            f"{mask(text)!r} is not a path: object storage is not supported yet by this version. Use a folder on a local disk."
-        )
-    return config.base_dir / Path(text).expanduser()
+            f"The folder {place.path.parent} for the catalog cannot be made: {error}.", path=str(place.path.parent)
+        ) from error
+    return import_module("pipedag_core.catalogs.sqlite").SqliteCatalog(place.path)
 
 
 def _target(part: PartSettings, section: str) -> str:
@@ -143,7 +142,7 @@ def _make(part: PartSettings, section: str, config: ConfigContext) -> Any:
         reader = Reader()
         args = Section(entry.args).read(args, f"{section}.args", reader)
         refuse(reader.faults, f"The {section} {part.kind!r}")
-        args = {key: _path(str(value), config) if entry.args[key] is PATH else value for key, value in args.items()}
+        args = {key: local_path(str(value), config) if entry.args[key] is PATH else value for key, value in args.items()}
     try:
         cls = getattr(import_module(module), name)
     except ModuleNotFoundError as error:

@@ -12,9 +12,9 @@ How its words hang together:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 from pipedag_core.ports.data import StoredBlob, StoredObject, StoredTable
 
@@ -270,6 +270,27 @@ class Garbage:
     generations: Sequence[GenerationKey] = field(default_factory=tuple)
 
 
+class Publication(Protocol):
+    """What else becomes visible with a commit: readable names that live in the same database as the catalog."""
+
+    def prepare(self, connection: Any, names: Mapping[str, Mapping[str, StoredObject]]) -> None:
+        """Do all that may take long or has to wait for readers. Called first in the transaction, while others can still write to the catalog.
+
+        Args:
+            connection: The native connection on which the transaction has begun.
+            names: Stage of the unit -> (readable name -> stored object), as they will be if the commit succeeds.
+        """
+        ...
+
+    def publish(self, connection: Any, names: Mapping[str, Mapping[str, StoredObject]]) -> None:
+        """Switch. Called last in the transaction, and only if the commit changes anything; what it raises undoes the commit.
+
+        Args:
+            connection, names: As for `prepare`.
+        """
+        ...
+
+
 class Catalog(Protocol):
     """Remembers everything between steps. Safe to use from several threads and processes; every method is one transaction."""
 
@@ -303,13 +324,11 @@ class Catalog(Protocol):
         """Move the expiry of the run's leases and pins to `ttl_s` seconds from now. Leases that were lost stay lost."""
         ...
 
-    def commit(
-        self, run_id: str, stages: Sequence[str], show: Callable[[Mapping[str, Mapping[str, StoredObject]]], None] | None = None
-    ) -> CommitResult:
+    def commit(self, run_id: str, stages: Sequence[str], publication: Publication | None = None) -> CommitResult:
         """Make the open generations of a unit current, all at once, and give the lease back. Idempotent.
 
         If for all stages of the unit the entries, and every task's fingerprint and output, are those of the current generations, nothing
-        changes: the open generations vanish, and the run pins the current ones instead. `show` is called within the transaction, for stores
+        changes: the open generations vanish, and the run pins the current ones instead. `publication` takes part in the transaction, for stores
         whose readable names live in the same database.
 
         Raises:

@@ -12,6 +12,7 @@ import pytest
 from pipedag_core.catalogs.owner import this_process
 from pipedag_core.errors import LeaseLost, RunError
 from pipedag_core.ports.catalogs import Catalog, Held, Opened, Owner, RunInfo, TaskKey
+from pipedag_core.ports.data import StoredObject
 from pipedag_core.testing.catalog_samples import TTL_S, Clock, Worker, names, run_info
 
 
@@ -31,6 +32,25 @@ def owner_that_died() -> Owner:
     here.close()
     there.close()
     return owner
+
+
+class _Publication:
+    """Notes what it is told: when, and stage -> readable names."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.told: list[tuple[str, dict[str, list[str]]]] = []
+        self._fails = fails
+
+    def prepare(self, connection: Any, names: Mapping[str, Mapping[str, StoredObject]]) -> None:
+        self._note("prepare", names)
+
+    def publish(self, connection: Any, names: Mapping[str, Mapping[str, StoredObject]]) -> None:
+        self._note("publish", names)
+
+    def _note(self, when: str, names: Mapping[str, Mapping[str, StoredObject]]) -> None:
+        self.told.append((when, {stage: sorted(entries) for stage, entries in names.items()}))
+        if when == self._fails:
+            raise ZeroDivisionError
 
 
 class LeaseContract:
@@ -223,28 +243,23 @@ class LeaseContract:
         Worker(catalog, "c").begin()
         assert list(catalog.inputs("c", [TaskKey("s", "t", "moved"), TaskKey("s", "t", "position-t")])) == [TaskKey("s", "t", "moved")]
 
-    def test_readable_names_are_shown_within_the_commit_and_only_if_they_changed(self, catalog: Catalog) -> None:
-        told: list[dict[str, list[str]]] = []
-
-        def show(stages: Mapping[str, Mapping[str, object]]) -> None:
-            told.append({stage: sorted(entries) for stage, entries in stages.items()})
-
+    def test_what_is_published_is_told_within_the_commit_and_only_if_it_changed(self, catalog: Catalog) -> None:
+        publication = _Publication()
         Worker(catalog, "a").begin().publish("other", x="o0")
         worker = Worker(catalog, "b").begin()
         for new in (True, False):
             worker.open("s")
             worker.record("s", "t", "o1", new=new)
-            catalog.commit("b", ["s"], show)
-        assert told == [{"other": ["x"], "s": ["t"]}]
+            catalog.commit("b", ["s"], publication)
+        assert publication.told == [("prepare", {"s": ["t"]}), ("publish", {"s": ["t"]})]
 
-    def test_a_failure_to_show_undoes_the_commit(self, catalog: Catalog) -> None:
-        def show(_stages: object) -> None:
-            raise ZeroDivisionError
-
+    @pytest.mark.parametrize("when", ["prepare", "publish"])
+    def test_a_failure_to_publish_undoes_the_commit(self, catalog: Catalog, when: str) -> None:
         worker = Worker(catalog, "a").begin()
         worker.open("s")
+        worker.record("s", "t", "o1")
         with pytest.raises(ZeroDivisionError):
-            catalog.commit("a", ["s"], show)
+            catalog.commit("a", ["s"], _Publication(fails=when))
         assert catalog.current("s") is None
         assert worker.commit("s") is True
 

@@ -8,6 +8,7 @@ from tests.architecture.house import ROOT, is_foreign, sources
 
 #: Library -> where it may be imported: files, or folders (which end in a slash).
 ROOMS = {
+    "adbc_driver_postgresql": ["pipedag_core/stores/dialects/postgres"],
     "airflow": ["pipedag_airflow/"],
     "dagster": ["pipedag_dagster/"],
     "dask": ["pipedag_core/engines/dask.py"],
@@ -34,6 +35,7 @@ ROOMS = {
     ],
     # Made only for those who ask for an object of this library.
     "pydot": ["pipedag_core/plan/draw.py"],
+    "psycopg": ["pipedag_core/databases/postgres.py", "pipedag_core/catalogs/postgres.py", "pipedag_core/stores/dialects/postgres"],
     "rich": ["pipedag_core/cli/"],
     "sqlalchemy": ["pipedag_core/stores/", "pipedag_core/catalogs/", "pipedag_core/hooks/sqlalchemy"],
     "sqlglot": ["pipedag_core/stores/", "pipedag_core/production/sql.py"],

@@ -86,7 +86,10 @@ def test_an_option_that_the_engine_does_not_have_is_refused():
             r"'sql' is not supported yet by this version. It has: parquet",
         ),
         ({"table_store": {"args": {"base_path": "s3://bucket/{instance_id}"}}}, r"object storage is not supported yet"),
-        ({"metadata_store": {"url": "postgresql://u:hush@host/{instance_id}"}}, r"catalogs other than SQLite files are not supported yet"),
+        (
+            {"metadata_store": {"url": "mysql://u:hush@host/{instance_id}"}},
+            r"catalogs other than SQLite files and PostgreSQL are not supported yet",
+        ),
         ({"blob_store": {"class": "probe_nowhere.Store"}}, r"there is no module 'probe_nowhere'"),
         ({"blob_store": {"class": "pydiverse.pipedag.backend.blob.FileBlobStore"}}, r"Its counterpart here is called 'file'"),
         ({"blob_store": {"class": "json.Store"}}, r"module 'json' has no 'Store'"),
