@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
 
-from pipedag_core.config.keys import COUNT, PATH, SIZE, Kind
+from pipedag_core.config.keys import COUNT, DURATION, FLAG, LEASE, PATH, SIZE, TEXT, Kind, Named, Section
 
 
 @final
@@ -31,7 +31,22 @@ TABLE_STORES: Final[Mapping[str, Entry]] = {
         {"base_path": PATH, "memory_limit": SIZE, "temp_directory": PATH, "threads": COUNT},
         ("base_path",),
     ),
-    "sql": Entry("", None, ("url", "schema_prefix", "schema_suffix")),
+    "sql": Entry(
+        "pipedag_core.stores.sql_store:SqlStore",
+        {
+            "url": TEXT,
+            "schema_prefix": TEXT,
+            "schema_suffix": TEXT,
+            "commit_wait": DURATION,
+            "keep_dependent_views": FLAG,
+            "materialization_details": Named(Section({"unlogged": FLAG, "tablespace": TEXT})),
+            "max_connections": COUNT,
+            "connect_timeout": LEASE,
+            "statement_timeout": LEASE,
+            "create_database": FLAG,
+        },
+        ("url", "schema_prefix", "schema_suffix"),
+    ),
 }
 BLOB_STORES: Final[Mapping[str, Entry]] = {"file": Entry("pipedag_core.blobs.file:FileBlobStore", {"base_path": PATH}, ("base_path",))}
 ENGINES: Final[Mapping[str, Entry]] = {

@@ -61,7 +61,8 @@ def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -
 
 def open_table_store(config: ConfigContext) -> TableStore:
     """Open the store of the tables."""
-    return _make(config.table_store, "table_store", config)
+    more = {"beside_catalog": True} if config.table_store.kind == "sql" and catalog_place(config).beside_tables else {}
+    return _make(config.table_store, "table_store", config, more)
 
 
 def open_blob_store(config: ConfigContext) -> BlobStore:
@@ -133,7 +134,7 @@ def _target(part: PartSettings, section: str) -> str:
     return entry.target
 
 
-def _make(part: PartSettings, section: str, config: ConfigContext) -> Any:
+def _make(part: PartSettings, section: str, config: ConfigContext, more: Mapping[str, Any] | None = None) -> Any:
     target = _target(part, section)
     module, _, name = target.partition(":")
     args: dict[str, Any] = reveal(part.args)
@@ -155,7 +156,7 @@ def _make(part: PartSettings, section: str, config: ConfigContext) -> Any:
     except AttributeError as error:
         raise ConfigError(f"{section}.class names {part.kind!r}, but module {module!r} has no {name!r}.", part=part.kind) from error
     try:
-        return cls(**args)
+        return cls(**args, **(more or {}))
     except TypeError as error:
         raise ConfigError(f"The {section} {part.kind!r} does not take the arguments {sorted(args)}: {error}.", part=part.kind) from error
 

@@ -133,15 +133,20 @@ class Database:
                 f"All {self._max} connections to {self.address} have been in use for {_PATIENCE_S:.0f} s. Raise max_connections, or lower max_workers."
             )
         try:
-            held = self._reuse() or _Held(self._connect())
-            if label and held.label != label:
-                name = f"pipedag {label}".encode()[:MAX_NAME].decode(errors="ignore")
-                held.connection.execute("SELECT set_config('application_name', %s, false)", (name,))
-                held.label = label
+            while True:
+                idle = self._reuse()
+                held = idle or _Held(self._connect())
+                try:
+                    _name(held, label)
+                except psycopg.Error:
+                    # It was lost while nobody used it.
+                    if idle is None or not held.connection.closed:
+                        raise
+                else:
+                    return held
         except BaseException:
             self._free.release()
             raise
-        return held
 
     def give_back(self, held: _Held) -> None:
         """Take a connection back; one that is broken is closed, one that the user's code had is made as new."""
@@ -238,6 +243,13 @@ class Database:
             "Check address, user and password in the configuration, and whether the server runs.",
             address=self.address,
         )
+
+
+def _name(held: _Held, label: str) -> None:
+    if label and held.label != label:
+        name = f"pipedag {label}".encode()[:MAX_NAME].decode(errors="ignore")
+        held.connection.execute("SELECT pg_catalog.set_config('application_name', %s, false)", (name,))
+        held.label = label
 
 
 def is_lost(error: psycopg.Error, connection: Connection) -> bool:

@@ -271,7 +271,15 @@ class Garbage:
 
 
 class Publication(Protocol):
-    """What else becomes visible with a commit: readable names that live in the same database as the catalog."""
+    """What else becomes visible with a commit: readable names that live in the same database as the catalog.
+
+    Attributes:
+        exact: No reader can have seen two states; False if they were not waited for any longer.
+        waited_s: How long they were waited for.
+    """
+
+    exact: bool
+    waited_s: float
 
     def prepare(self, connection: Any, names: Mapping[str, Mapping[str, StoredObject]]) -> None:
         """Do all that may take long or has to wait for readers. Called first in the transaction, while others can still write to the catalog.
@@ -288,6 +296,10 @@ class Publication(Protocol):
         Args:
             connection, names: As for `prepare`.
         """
+        ...
+
+    def committed(self) -> None:
+        """Let go of what is not needed any more; called by whoever commits, once the transaction has succeeded. Does not fail for what is in use."""
         ...
 
 

@@ -110,6 +110,21 @@ class PointReached:
 
 @final
 @dataclass(frozen=True, slots=True)
+class NamesSwitchedEarly:
+    """A commit did not wait any longer for those who read the old tables: a statement that named several of them then may have seen both states.
+
+    Attributes:
+        run_id, stages: Which commit.
+        waited_s: How long it had waited.
+    """
+
+    run_id: str
+    stages: tuple[str, ...]
+    waited_s: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The finish step has written the run's state."""
 
@@ -117,7 +132,7 @@ class RunFinished:
     state: str
 
 
-Event = RunStarted | StepStarted | StepEnded | PointReached | RunFinished
+Event = RunStarted | StepStarted | StepEnded | PointReached | NamesSwitchedEarly | RunFinished
 
 
 class RunObserver(Protocol):

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
+from pipedag_core.ports.catalogs import GenerationKey, Publication
 from pipedag_core.ports.data import (
     Form,
     Placeholder,
@@ -28,12 +29,14 @@ class Capabilities:
         reads, writes: Forms in which tables can be had and given. A hook picks the first of its own preferences that is offered.
         dialect: Name of the SQL dialect as sqlglot and SQLAlchemy know it (`duckdb`, `postgres`).
         max_name_bytes: Longest readable table name.
+        live_names: Readable names change with each commit, and not only at the end of a run.
     """
 
     reads: frozenset[Form]
     writes: frozenset[Form]
     dialect: str
     max_name_bytes: int
+    live_names: bool = False
 
 
 @final
@@ -137,6 +140,18 @@ class TableStore(Protocol):
 
     def shows(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> bool:
         """Return whether the readable names are these and no others, so that `show` would change nothing."""
+        ...
+
+    def publication(self, generations: Mapping[str, int]) -> Publication | None:
+        """Return what takes part in the catalog's commit of these generations (stage -> number); None if the catalog is not in the store's database."""
+        ...
+
+    def show_generation(self, stage: str, generation: int, tables: Mapping[str, StoredTable]) -> None:
+        """Let people see a generation as a whole (readable name -> table), where the store can, though some of its tables were written for others."""
+        ...
+
+    def hide_generations(self, generations: Sequence[GenerationKey]) -> None:
+        """Remove what `show_generation` made, for generations that have expired. Their tables stay until they are dropped."""
         ...
 
     def deposits(self) -> Sequence[Deposit]:

@@ -24,6 +24,20 @@ def shown_tables(session: Session) -> dict[str, dict[str, StoredTable]]:
     }
 
 
+def show_generation(session: Session, stage: str, number: int) -> None:
+    """Let people see a generation as a whole, though some of its tables were written for others."""
+    entries = session.catalog.entries(stage, number)
+    session.tables.show_generation(stage, number, {name: item for name, item in entries.items() if isinstance(item, StoredTable)})
+
+
+def show_failed(session: Session, stage: str, number: int) -> None:
+    """Let people look into a generation that will not be committed; that this fails must not hide why."""
+    try:
+        show_generation(session, stage, number)
+    except PipedagError as error:
+        log.warning("The tables of generation %s of stage %s could not be shown together: %s", number, stage, error)
+
+
 def refresh_names(session: Session) -> None:
     """Make the table store show the current generations, those of runs that commit meanwhile included."""
     shown: dict[str, dict[str, StoredTable]] | None = None

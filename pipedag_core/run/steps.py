@@ -10,13 +10,13 @@ from dataclasses import replace
 from pipedag_core.define.flow import Flow
 from pipedag_core.errors import LeaseHeld, PipedagError, RunError
 from pipedag_core.plan.model import Plan, Step, StepKind
-from pipedag_core.ports.catalogs import GenerationKey, Held, Opened, TaskResult
-from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
+from pipedag_core.ports.catalogs import GenerationKey, Held, Opened, Publication, TaskResult
+from pipedag_core.ports.events import NamesSwitchedEarly, Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
 from pipedag_core.run.lookup import find_task, plan_lookup
 from pipedag_core.run.notes import add_note, is_interruption, message_of
 from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
-from pipedag_core.run.showing import refresh_names
+from pipedag_core.run.showing import refresh_names, show_failed, show_generation
 from pipedag_core.run.task_run import run_task
 
 log = logging.getLogger("pipedag_core.run")
@@ -155,8 +155,11 @@ def give_up(session: Session, run: Run, plan: Plan, stage: str) -> None:
     """
     unit = plan.unit(stage)
     _flush(session, run)
+    numbers = _numbers(session, run, unit) if _shows(session) else {}
     session.catalog.give_up(run.id, unit)
     run.catalog(session).leave(unit)
+    for name, number in numbers.items():
+        show_failed(session, name, number)
     for name in unit:
         run.open.pop(name, None)
 
@@ -253,13 +256,38 @@ def _commit(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
     run.catalog(session).flush()
     _refuse_incomplete(session, run, plan, unit)
     session.tell(PointReached(run.id, "before_commit"))
-    result = session.catalog.commit(run.id, unit)
+    publication = session.tables.publication(_numbers(session, run, unit))
+    result = session.catalog.commit(run.id, unit, publication)
     for stage in unit:
         run.open.pop(stage, None)
     run.catalog(session).leave(unit)
     session.tell(PointReached(run.id, "after_commit"))
+    if publication is not None:
+        _settle(session, run, unit, publication)
+    elif result.changed and _shows(session):
+        for stage, number in result.generations.items():
+            show_generation(session, stage, number)
+        refresh_names(session)
     numbers = ", ".join(f"{stage} g{number}" for stage, number in result.generations.items())
     return StepReport(step.id, Outcome.COMMITTED if result.changed else Outcome.UNCHANGED, numbers, step.stage)
+
+
+def _numbers(session: Session, run: Run, unit: Sequence[str]) -> dict[str, int]:
+    keys = {stage: run.open.get(stage) or _open_generation(session, run, stage) for stage in unit}
+    return {stage: key.number for stage, key in keys.items() if key is not None}
+
+
+def _settle(session: Session, run: Run, unit: Sequence[str], publication: Publication) -> None:
+    """Let go of what readers saw before, and say so if they were not waited for."""
+    publication.committed()
+    if not publication.exact:
+        log.warning(
+            "Stage %s was committed without waiting any longer (%.1f s) for those who read it: a statement of theirs that named several of its tables "
+            "at this very moment may have seen old and new ones",
+            ", ".join(unit),
+            publication.waited_s,
+        )
+        session.tell(NamesSwitchedEarly(run.id, tuple(unit), publication.waited_s))
 
 
 def _refuse_incomplete(session: Session, run: Run, plan: Plan, unit: Sequence[str]) -> None:
@@ -294,8 +322,11 @@ def _finish(session: Session, run: Run, plan: Plan, step: Step, state: str | Non
     state = state or _state(session, run, plan)
     session.tell(PointReached(run.id, "before_finish"))
     _flush(session, run)
+    left = [row for row in session.catalog.generations() if row.run_id == run.id and row.state == "open"] if _shows(session) else []
     session.catalog.finish_run(run.id, state)
     run.open.clear()
+    for row in left:
+        show_failed(session, row.stage, row.number)
     session.tell(PointReached(run.id, "after_finish"))
     clean_up(session, run.id)
     session.tell(PointReached(run.id, "before_show"))
@@ -303,6 +334,10 @@ def _finish(session: Session, run: Run, plan: Plan, step: Step, state: str | Non
     session.tell(PointReached(run.id, "after_show"))
     session.tell(RunFinished(run.id, state))
     return StepReport(step.id, Outcome.FINISHED, state)
+
+
+def _shows(session: Session) -> bool:
+    return session.tables.capabilities.live_names
 
 
 def _state(session: Session, run: Run, plan: Plan) -> str:
@@ -323,6 +358,7 @@ def clean_up(session: Session, run_id: str = "") -> int:
     session.tell(PointReached(run_id, "before_clean_up"))
     garbage = session.catalog.expire(session.retention)
     session.tell(PointReached(run_id, "before_deletion"))
+    session.tables.hide_generations(garbage.generations)
     discard(session, garbage.objects)
     session.tell(PointReached(run_id, "after_clean_up"))
     return len(garbage.objects)

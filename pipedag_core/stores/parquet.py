@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from pipedag_core.errors import StoreError
 from pipedag_core.naming import MAX_FILE_NAME
+from pipedag_core.ports.catalogs import GenerationKey, Publication
 from pipedag_core.ports.data import Form, StoredTable
 from pipedag_core.ports.stores import Capabilities, Deposit
 from pipedag_core.stores.layout import OVERFLOW, Layout
@@ -82,6 +83,16 @@ class ParquetStore:
         from pipedag_core.stores import explore
 
         return explore.is_fresh(self._layout.base, self._paths(stages))
+
+    def publication(self, generations: Mapping[str, int]) -> Publication | None:
+        """Return None: the catalog's row is the commit, and `explore.duckdb` follows."""
+        return None
+
+    def show_generation(self, stage: str, generation: int, tables: Mapping[str, StoredTable]) -> None:
+        """Do nothing: files are found through the catalog only."""
+
+    def hide_generations(self, generations: Sequence[GenerationKey]) -> None:
+        """Do nothing."""
 
     def deposits(self) -> Sequence[Deposit]:
         """Return all Parquet files in folders of generations, and what a process that died has left for DuckDB's work."""

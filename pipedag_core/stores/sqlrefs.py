@@ -51,17 +51,18 @@ class _Token(Protocol):
     def start(self) -> int: ...
 
 
-def stage_references(sql: str, tokens: Sequence[_Token]) -> Mapping[int, Reference]:
+def stage_references(sql: str, tokens: Sequence[_Token], dialect: str = "duckdb") -> Mapping[int, Reference]:
     """Return where in the text a table with a schema is named: offset of the schema's name -> reference.
 
     Tables that the script creates itself count as created wherever they are named; so do tables that it only drops.
 
     Args:
-        sql: A query or script in DuckDB's dialect.
+        sql: A query or script.
         tokens: Its tokens, for text that the parser does not understand: there a name behind FROM, JOIN or INTO is a table.
+        dialect: What sqlglot calls the SQL.
     """
     try:
-        statements = [statement for statement in sqlglot.parse(sql, dialect="duckdb") if statement is not None]
+        statements = [statement for statement in sqlglot.parse(sql, dialect=dialect) if statement is not None]
     except (SqlglotError, RecursionError):
         return _by_keywords(tokens)
     found: dict[int, Reference] = {}

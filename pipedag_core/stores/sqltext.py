@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, final
+from typing import Any, Final, final
 
-from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import TokenError
 from sqlglot.tokenizer_core import TokenType
 
@@ -15,27 +14,12 @@ from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
 from pipedag_core.ports.data import PLACEHOLDER_SCHEMA, Placeholder, Prepared, StoredTable
 from pipedag_core.stores.sqlrefs import Reference, Use, stage_references
-
-#: Words that DuckDB never takes as a name without quotes, except behind AS or a dot (its keyword categories reserved and type_function).
-_RESERVED_WORDS: Final = """
-all analyse analyze and any array as asc asymmetric both case cast check collate column constraint create default deferrable desc describe
-distinct do else end except false fetch for foreign from group having in initially intersect into lambda lateral leading limit not null
-offset on only or order pivot pivot_longer pivot_wider placing primary qualify references returning select show some summarize symmetric
-table then to trailing true union unique unpivot using variadic when where window with
-anti asof at authorization binary by collation concurrently cross freeze full glob ilike inner is isnull join left like natural notnull
-outer overlaps positional right semi similar tablesample unpack verbose
-"""
-_RESERVED: Final = frozenset(_RESERVED_WORDS.split())
+from pipedag_core.stores.sqlsyntax import DUCKDB, Syntax
 
 _OPERATOR: Final = frozenset("+-*/<>=~!@#%^&|?:\\`")
 
 #: What may stand before a table in FROM.
 _BEFORE_TABLE: Final = frozenset({"from", "join", ",", "("})
-
-
-class _Tokenizer(DuckDB.Tokenizer):
-    # Otherwise the rest of CALL, EXPLAIN and the like is one opaque token.
-    COMMANDS: ClassVar[set[TokenType]] = set()
 
 
 @final
@@ -66,14 +50,14 @@ class _Place:
     readable: str
 
 
-def tokens(sql: str) -> list[Token]:
+def tokens(sql: str, syntax: Syntax = DUCKDB) -> list[Token]:
     """Return the tokens of a text, comments left out.
 
     Raises:
         MaterializationError: A string, comment or quoted name has no end.
     """
     try:
-        found: Sequence[Any] = _Tokenizer(dialect=DuckDB()).tokenize(sql)
+        found: Sequence[Any] = syntax.tokens(sql)
     except TokenError as error:
         raise MaterializationError(
             f"This is not SQL: {error}. A quote or a comment may lack its end. The text is:\n{sql}", query=sql
@@ -94,7 +78,7 @@ def _split_words(sql: str, token: Any) -> Iterator[Token]:
         yield Token(text, None, False, start, end)
 
 
-def split(sql: str) -> list[str]:
+def split(sql: str, syntax: Syntax = DUCKDB) -> list[str]:
     """Return the statements of a script, without the semicolons between them.
 
     Raises:
@@ -103,8 +87,10 @@ def split(sql: str) -> list[str]:
     statements: list[str] = []
     first: Token | None = None
     last: Token | None = None
-    for token in tokens(sql):
-        if token.text != ";":
+    depth = 0
+    for token in tokens(sql, syntax):
+        depth = _depth(depth, last, token)
+        if token.text != ";" or depth:
             first, last = first or token, token
         elif first is not None and last is not None:
             statements.append(sql[first.start : last.end])
@@ -114,17 +100,32 @@ def split(sql: str) -> list[str]:
     return statements
 
 
-def writes_a_file(statement: str) -> bool:
+def _depth(depth: int, before: Token | None, token: Token) -> int:
+    """Return how deep we are in the body of an SQL function (BEGIN ATOMIC ... END), in which semicolons separate nothing of ours."""
+    if token.quoted:
+        return depth
+    if token.word == "atomic" and before is not None and before.word == "begin":
+        return depth + 1
+    return depth + (token.word == "case") - (token.word == "end") if depth else 0
+
+
+def writes_a_file(statement: str, syntax: Syntax = DUCKDB) -> bool:
     """Return whether a COPY statement goes out of the database (`COPY ... TO`) and not into it (`COPY ... FROM`)."""
     depth = 0
-    for token in tokens(statement):
+    for token in tokens(statement, syntax):
         depth += (token.text == "(") - (token.text == ")")
         if depth == 0 and not token.quoted and token.word in ("to", "from"):
             return token.word == "to"
     return False
 
 
-def prepare(sql: str, placeholders: Mapping[str, Placeholder], stages: frozenset[str], place: Callable[[StoredTable], str]) -> Prepared:
+def prepare(
+    sql: str,
+    placeholders: Mapping[str, Placeholder],
+    stages: frozenset[str],
+    place: Callable[[StoredTable], str],
+    syntax: Syntax = DUCKDB,
+) -> Prepared:
     """Turn a query or script into what is hashed, what is run and what is shown.
 
     Args:
@@ -132,18 +133,20 @@ def prepare(sql: str, placeholders: Mapping[str, Placeholder], stages: frozenset
         placeholders: Label -> input.
         stages: Names of all stages of the flow.
         place: Returns what stands behind FROM to read a table.
+        syntax: The database's SQL.
 
     Raises:
         MaterializationError: Not SQL; an unknown label; or a table of a stage that is not an input.
     """
-    found = tokens(sql)
+    found = tokens(sql, syntax)
     while found and found[-1].text == ";":
         found.pop()
     if not found:
         raise MaterializationError("The SQL text is empty. Return a query.", query=sql)
-    places, inputs = _places(sql, found, placeholders, stages, place)
+    _check_lengths(found, syntax, sql)
+    places, inputs = _places(sql, found, placeholders, stages, place, syntax)
     return Prepared(
-        canonical=_canonical(sql, found, places),
+        canonical=_canonical(sql, found, places, syntax),
         text=_rewritten(sql, found, places, lambda item: item.text),
         readable=_rewritten(sql, found, places, lambda item: item.readable),
         inputs=tuple(inputs),
@@ -156,8 +159,26 @@ def _count(found: Sequence[Token]) -> int:
     return sum(not sign and (at == 0 or signs[at - 1]) for at, sign in enumerate(signs))
 
 
+def _check_lengths(found: Sequence[Token], syntax: Syntax, sql: str) -> None:
+    limit = syntax.max_name_bytes
+    if limit is None:
+        return
+    for token in found:
+        # A quick look first: most names are far from the limit.
+        if token.name is not None and len(token.name) * 4 > limit and len(token.name.encode()) > limit:
+            raise MaterializationError(
+                f"The name {token.name!r} in the query is {len(token.name.encode())} bytes long; the database would cut it off after {limit}. Shorten it.\n{sql}",
+                query=sql,
+            )
+
+
 def _places(
-    sql: str, found: Sequence[Token], placeholders: Mapping[str, Placeholder], stages: frozenset[str], place: Callable[[StoredTable], str]
+    sql: str,
+    found: Sequence[Token],
+    placeholders: Mapping[str, Placeholder],
+    stages: frozenset[str],
+    place: Callable[[StoredTable], str],
+    syntax: Syntax,
 ) -> tuple[dict[int, _Place], list[str]]:
     folded = {stage.casefold() for stage in stages}
     places: dict[int, _Place] = {}
@@ -171,9 +192,9 @@ def _places(
                     f"The query reads {schema}.{name}, but no input has this label. Inputs of the task: {', '.join(placeholders) or 'none'}.\n{sql}",
                     query=sql,
                 )
-            alias = name
+            alias = name if found[at + 2].quoted else syntax.fold(name)
         elif schema.casefold() in folded:
-            references = stage_references(sql, found) if references is None else references
+            references = stage_references(sql, found, syntax.name) if references is None else references
             reference = references.get(found[at].start)
             if reference is None or reference.use is Use.CREATED:
                 continue
@@ -182,11 +203,11 @@ def _places(
                 continue
             if placeholder is None or reference.use is Use.WRITTEN:
                 raise MaterializationError(_not_an_input(schema, name, reference.use, sql), query=sql)
-            alias = name
+            alias = name if found[at + 2].quoted else syntax.fold(name)
         else:
             continue
         inputs[placeholder.label] = None
-        places[at] = _bound(found, at, alias, placeholder.table, place)
+        places[at] = _bound(found, at, alias, placeholder.table, place, syntax)
     return places, list(inputs)
 
 
@@ -213,7 +234,7 @@ def _input_named(placeholders: Mapping[str, Placeholder], schema: str, name: str
     return next((item for item in placeholders.values() if (item.table.stage.casefold(), item.table.name.casefold()) == wanted), None)
 
 
-def _bound(found: Sequence[Token], at: int, alias: str, table: StoredTable, place: Callable[[StoredTable], str]) -> _Place:
+def _bound(found: Sequence[Token], at: int, alias: str, table: StoredTable, place: Callable[[StoredTable], str], syntax: Syntax) -> _Place:
     named = quote_identifier(alias)
     after = found[at + 3] if at + 3 < len(found) else None
     if after is not None and after.text == ".":
@@ -221,7 +242,7 @@ def _bound(found: Sequence[Token], at: int, alias: str, table: StoredTable, plac
         return _Place(at, named, named, named)
     # A name that the rest of the query can use belongs to its meaning, the place of the table does not.
     before = found[at - 1].word if at else ""
-    suffix = f" AS {named}" if before in _BEFORE_TABLE and not _is_alias(after) else ""
+    suffix = f" AS {named}" if before in _BEFORE_TABLE and not _is_alias(after, syntax) else ""
     return _Place(
         at,
         f"{quote_identifier(PLACEHOLDER_SCHEMA)}.{quote_identifier(table.identity)}{suffix}",
@@ -230,12 +251,12 @@ def _bound(found: Sequence[Token], at: int, alias: str, table: StoredTable, plac
     )
 
 
-def _is_alias(token: Token | None) -> bool:
+def _is_alias(token: Token | None, syntax: Syntax) -> bool:
     if token is None:
         return False
     if token.quoted or token.text.endswith("'"):
         return True
-    return token.name is not None and (token.word == "as" or token.word not in _RESERVED)
+    return token.name is not None and (token.word == "as" or token.word not in syntax.reserved)
 
 
 def _rewritten(sql: str, found: Sequence[Token], places: Mapping[int, _Place], shape: Callable[[_Place], str]) -> str:
@@ -248,7 +269,7 @@ def _rewritten(sql: str, found: Sequence[Token], places: Mapping[int, _Place], s
     return "".join([*parts, sql[done : found[-1].end]])
 
 
-def _canonical(sql: str, found: Sequence[Token], places: Mapping[int, _Place]) -> str:
+def _canonical(sql: str, found: Sequence[Token], places: Mapping[int, _Place], syntax: Syntax) -> str:
     parts: list[str] = []
     at = 0
     while at < len(found):
@@ -259,7 +280,7 @@ def _canonical(sql: str, found: Sequence[Token], places: Mapping[int, _Place]) -
         if parts:
             # Behind a rewritten name no token can be glued to it.
             parts.append(" " if at - 3 in places else _between(sql, found[at - 1], found[at]))
-        parts.append(_folded(found, at))
+        parts.append(_folded(found, at, syntax))
         at += 1
     return "".join(parts)
 
@@ -284,15 +305,17 @@ def _belong_together(left: str, right: str) -> bool:
     return all(char.isalnum() or char in "_$'\"" or char > "\x7f" for char in (left, right))
 
 
-def _folded(found: Sequence[Token], at: int) -> str:
+def _folded(found: Sequence[Token], at: int, syntax: Syntax) -> str:
     token = found[at]
-    if token.quoted or token.name is None or token.word not in _RESERVED:
+    if syntax.folds:
+        return token.text if token.quoted or token.name is None else syntax.fold(token.text)
+    if token.quoted or token.name is None or token.word not in syntax.reserved:
         # DuckDB keeps the case of names: `AS A` and `AS a` make different columns.
         return token.text
     before = found[at - 1].word if at else ""
     after = found[at + 1] if at + 1 < len(found) else None
     if before == ".":
         return token.text
-    if before == "as" and (after is None or after.text in {",", ")", ";"} or after.word in _RESERVED):
+    if before == "as" and (after is None or after.text in {",", ")", ";"} or after.word in syntax.reserved):
         return token.text
     return token.word

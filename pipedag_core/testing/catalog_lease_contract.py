@@ -39,6 +39,8 @@ class _Publication:
 
     def __init__(self, fails: str = "") -> None:
         self.told: list[tuple[str, dict[str, list[str]]]] = []
+        self.exact = True
+        self.waited_s = 0.0
         self._fails = fails
 
     def prepare(self, connection: Any, names: Mapping[str, Mapping[str, StoredObject]]) -> None:
@@ -46,6 +48,9 @@ class _Publication:
 
     def publish(self, connection: Any, names: Mapping[str, Mapping[str, StoredObject]]) -> None:
         self._note("publish", names)
+
+    def committed(self) -> None:
+        pass
 
     def _note(self, when: str, names: Mapping[str, Mapping[str, StoredObject]]) -> None:
         self.told.append((when, {stage: sorted(entries) for stage, entries in names.items()}))

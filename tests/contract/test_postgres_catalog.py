@@ -80,6 +80,9 @@ def test_a_connection_that_is_lost_in_a_commit_undoes_it_and_the_next_try_succee
         def prepare(self, connection, names):
             pass
 
+        def committed(self):
+            pass
+
         def publish(self, connection, names):
             with psycopg.connect(postgres_url, autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))

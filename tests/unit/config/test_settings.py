@@ -81,7 +81,8 @@ def test_no_secret_is_shown_by_a_configuration_or_its_errors():
         "instances": {
             "full": {
                 "attrs": {"db": {"password": "hush"}, "url": "https://a:hush@host"},
-                "table_store": {"class": "sql", "args": {"url": "postgresql://u:hush@h/{instance_id}", "access_key": "hush"}},
+                "table_store": {"class": "sql", "args": {"url": "postgresql://u:hush@h/{instance_id}"}},
+                "blob_store": {"class": "acme.Blobs", "args": {"access_key": "hush"}},
                 "metadata_store": {"url": "postgresql://u:hush@h/{instance_id}"},
                 "hook_args": {"pandas": {"token": "hush"}},
             }
@@ -90,8 +91,9 @@ def test_no_secret_is_shown_by_a_configuration_or_its_errors():
     config = PipedagConfig(raw).get("full")
     assert "hush" not in repr(config)
     assert "hush" not in repr(PipedagConfig(raw))
-    assert "hush" not in str(config.table_store.args.access_key)
-    assert reveal(config.table_store.args) == {"url": "postgresql://u:hush@h/full", "access_key": "hush"}
+    assert "hush" not in str(config.blob_store.args.access_key)
+    assert reveal(config.table_store.args) == {"url": "postgresql://u:hush@h/full"}
+    assert reveal(config.blob_store.args) == {"access_key": "hush"}
     assert config.attrs.db.password == "hush"
     raw["instances"]["full"]["table_store"]["args"]["url"] = "postgresql://u:hush@h/db"
     with pytest.raises(ConfigError) as caught:

@@ -82,8 +82,11 @@ def test_an_option_that_the_engine_does_not_have_is_refused():
     ("section", "message"),
     [
         (
-            {"table_store": {"class": "sql", "args": {"url": "duckdb:///{instance_id}.duckdb"}}},
-            r"'sql' is not supported yet by this version. It has: parquet",
+            {
+                "table_store": {"class": "sql", "args": {"url": "mysql://u:hush@host/{instance_id}"}},
+                "metadata_store": {"url": "sqlite:///{instance_id}.sqlite"},
+            },
+            r"no dialect for 'mysql' databases. It has: postgresql",
         ),
         ({"table_store": {"args": {"base_path": "s3://bucket/{instance_id}"}}}, r"object storage is not supported yet"),
         (

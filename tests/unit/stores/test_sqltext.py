@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipedag_core.errors import MaterializationError
 from pipedag_core.ports.data import Placeholder, StoredTable, TableSchema
 from pipedag_core.stores import sqltext
+from pipedag_core.stores.sqlsyntax import DUCKDB
 
 NAMES = StoredTable("1", "raw", 3, "names", "raw/g3/names.parquet", TableSchema((), b""), "identity")
 
@@ -126,7 +127,7 @@ def test_the_words_that_are_folded_are_those_that_duckdb_reserves():
     found = duckdb.sql(
         "SELECT keyword_name FROM duckdb_keywords() GROUP BY 1 HAVING bool_and(keyword_category IN ('reserved', 'type_function'))"
     )
-    assert {word for (word,) in found.fetchall()} == sqltext._RESERVED
+    assert {word for (word,) in found.fetchall()} == DUCKDB.reserved
 
 
 def test_a_script_is_split_where_its_statements_end():

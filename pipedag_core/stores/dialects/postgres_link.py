@@ -1,0 +1,246 @@
+"""One task's way to a PostgreSQL database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import psycopg
+
+from pipedag_core.errors import MaterializationError
+from pipedag_core.naming import quote_identifier
+from pipedag_core.ports.data import TableSchema
+from pipedag_core.stores.dialects import postgres_tables as tables
+from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder, TableIsGone
+from pipedag_core.stores.dialects.postgres_errors import translate, translate_arrow
+from pipedag_core.stores.sql_names import Place
+
+if TYPE_CHECKING:
+    from pipedag_core.stores.dialects.postgres import PostgresDialect
+
+T = TypeVar("T")
+
+#: Times that a transaction is carried out when others are in its way.
+_TRIES = 5
+
+#: The database gave up one of several transactions that were in each other's way.
+_AGAIN = frozenset({"40001", "40P01"})
+
+_NO_SCHEMA = "3F000"
+
+
+@final
+class PostgresLink:
+    """See `Link`. Holds one connection from its first action to `close`, and one of the Arrow driver per table that is read or written.
+
+    Args:
+        dialect: The database.
+        label: Flow and task.
+    """
+
+    def __init__(self, dialect: PostgresDialect, label: str) -> None:
+        self._dialect = dialect
+        self.label = label
+        self._held: Any = None
+        self._streams: list[Any] = []
+
+    # --- reading ------------------------------------------------------------------------------------------------------------------
+
+    def source(self, place: Place) -> Any:
+        """Return the task's connection, in autocommit mode."""
+        connection = self._connection()
+        if not self._guarded(lambda run: tables.columns_of(run, place), f"Table {place.sql}"):
+            raise TableIsGone
+        self._held.untidy = True
+        return connection
+
+    def stream(self, place: Place, schema: TableSchema) -> Any:
+        """Return the rows as a reader, on a connection that is free again when all are read."""
+        from pipedag_core.arrow_schema import to_arrow
+        from pipedag_core.stores.dialects import postgres_arrow, postgres_types
+
+        where = f"{self.label}: table {place.sql}"
+        columns = {column.name: column for column in self._guarded(lambda run: tables.columns_of(run, place), where)}
+        arrow = to_arrow(schema)
+        if not set(arrow.names) <= columns.keys():
+            raise TableIsGone
+        chosen = ", ".join(postgres_types.expression(columns[field.name], field.type) for field in arrow)
+        connection = self._dialect.arrow.take()
+        self._streams.append(connection)
+
+        def done() -> None:
+            if connection in self._streams:
+                self._streams.remove(connection)
+                self._dialect.arrow.give_back(connection)
+
+        try:
+            return postgres_arrow.stream(connection, f"SELECT {chosen} FROM {place.sql}", arrow, where, done)
+        except postgres_arrow.Error as error:
+            done()
+            if error.sqlstate in ("42P01", _NO_SCHEMA):
+                raise TableIsGone from error
+            raise translate_arrow(error, where, arrow.names) from error
+
+    # --- writing ------------------------------------------------------------------------------------------------------------------
+
+    def from_query(self, order: Order, query: str, readable: str) -> Made:
+        """Make a table with CREATE TABLE AS."""
+        details = tables.details_of(self._dialect.labels, order.options.materialization_details, order.where)
+
+        def make(connection: Any) -> Made:
+            run = _rows_of(connection)
+            place = tables.claim(run, order)
+            text = self._cast(run, order, query) if order.options.type_map else query
+            # The line end keeps a comment at the query's end from swallowing what follows.
+            cursor = connection.execute(f"{tables.create(place, details)}{tables.tablespace(details)} AS {text}\n")
+            columns = tables.columns_of(run, place)
+            names = [column.name for column in columns]
+            if not names:
+                raise MaterializationError(f"{order.where} has no columns. Return a query with at least one.\n{readable}", query=readable)
+            tables.check_options(order.options, names, order.where)
+            tables.finish(run, place, order.options, names, cursor.rowcount)
+            return Made(place, tables.schema_of(run, place, columns), cursor.rowcount)
+
+        return self.transact(make, order.where, readable, order.schema)
+
+    def _cast(self, run: tables.Run, order: Order, query: str) -> str:
+        run(f"CREATE TEMPORARY VIEW pipedag_columns AS {query}\n")
+        names = [
+            name
+            for (name,) in run(
+                "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = 'pg_temp.pipedag_columns'::regclass AND attnum > 0 ORDER BY attnum"
+            )
+        ]
+        run("DROP VIEW pg_temp.pipedag_columns")
+        tables.check_options(order.options, names, order.where)
+        parts: list[str] = []
+        for name in names:
+            kind = order.options.type_map.get(name)
+            if kind is not None:
+                tables.check_type(run, kind, name, order.where)
+            parts.append(
+                quote_identifier(name) if kind is None else f"CAST({quote_identifier(name)} AS {kind}) AS {quote_identifier(name)}"
+            )
+        return f"SELECT {', '.join(parts)} FROM ({query}\n) AS uncast"
+
+    def from_batches(self, order: Order, batches: Any) -> Made:
+        """Make a table and stream the batches into it, in one transaction of the Arrow driver."""
+        import pyarrow as pa
+
+        from pipedag_core.arrow_schema import from_arrow
+        from pipedag_core.stores.dialects import postgres_arrow, postgres_types
+
+        names = batches.schema.names
+        options = order.options
+        details = tables.details_of(self._dialect.labels, options.materialization_details, order.where)
+        tables.check_options(options, names, order.where)
+        kept = [postgres_types.kept(field, order.where) for field in batches.schema]
+        for name, kind in options.type_map.items():
+            self._guarded(lambda run, kind=kind, name=name: tables.check_type(run, kind, name, order.where), order.where)
+        self._dialect.ensure_schema(order.schema)
+        counted = postgres_arrow.Counted(batches, kept, order.where)
+        connection = self._dialect.arrow.take()
+        cursor = connection.cursor()
+        try:
+            run = postgres_arrow.statement(cursor)
+            place = tables.claim(run, order)
+            filled = set() if options.type_map else set(tables.not_null(options, names))
+            columns = ", ".join(
+                f"{quote_identifier(name)} {how.sql}{' NOT NULL' if name in filled else ''}" for name, how in zip(names, kept, strict=True)
+            )
+            run(f"{tables.create(place, details)} ({columns}){tables.tablespace(details)}")
+            postgres_arrow.ingest(cursor, place, counted)
+            changes = [
+                f"ALTER COLUMN {quote_identifier(name)} TYPE {kind} USING CAST({quote_identifier(name)} AS {kind})"
+                for name, kind in options.type_map.items()
+            ]
+            if changes:
+                run(f"ALTER TABLE {place.sql} {', '.join(changes)}")
+            tables.finish(run, place, options, names, counted.rows)
+            schema = from_arrow(pa.schema([pa.field(name, how.back, name not in filled) for name, how in zip(names, kept, strict=True)]))
+            if changes:
+                schema = tables.schema_of(run, place, tables.columns_of(run, place))
+            connection.commit()
+        except postgres_arrow.Error as error:
+            raise translate_arrow(error, order.where, names) from error
+        finally:
+            cursor.close()
+            self._dialect.arrow.give_back(connection)
+        return Made(place, schema, counted.rows)
+
+    def run_script(self, order: ScriptOrder) -> Mapping[str, Made]:
+        """Run a script; see `postgres_script`."""
+        from pipedag_core.stores.dialects import postgres_script
+
+        return postgres_script.run(self, self._dialect, order)
+
+    def content_hash(self, made: Made) -> str | None:
+        """Return None: a hash would cost another pass over the rows, inside the server."""
+        return None
+
+    def close(self) -> None:
+        """Give back all connections."""
+        for connection in self._streams:
+            self._dialect.arrow.give_back(connection)
+        self._streams.clear()
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._dialect.database.give_back(held)
+
+    def mark_untidy(self) -> None:
+        """Note that the user's own statements ran on the connection, so that it is made as new before others get it."""
+        if self._held is not None:
+            self._held.untidy = True
+
+    # --- connections --------------------------------------------------------------------------------------------------------------
+
+    def transact(self, action: Callable[[Any], T], where: str, readable: str, schema: str, begin: str = "") -> T:
+        """Carry out one transaction on the task's connection, again if others were in its way.
+
+        Args:
+            action: Works on the connection; may be called several times.
+            where, readable: For messages.
+            schema: Made before, if it is not there.
+            begin: A statement that is run first in the transaction.
+        """
+        self._dialect.ensure_schema(schema)
+        for number in range(1, _TRIES + 1):
+            connection = self._connection()
+            try:
+                with connection.transaction():
+                    if begin:
+                        connection.execute(begin)
+                    return action(connection)
+            except psycopg.Error as error:
+                if number < _TRIES and error.sqlstate == _NO_SCHEMA and not self._dialect.has_schema(schema):
+                    # Clean-up has removed it, since it was empty.
+                    self._dialect.ensure_schema(schema, again=True)
+                elif number == _TRIES or error.sqlstate not in _AGAIN:
+                    raise translate(error, f"{where} ({self.label})", readable, connection) from error
+                else:
+                    time.sleep(0.02 * number)
+        raise AssertionError
+
+    def _guarded(self, action: Callable[[tables.Run], T], where: str) -> T:
+        connection = self._connection()
+        try:
+            return action(_rows_of(connection))
+        except psycopg.Error as error:
+            raise translate(error, where, "", connection) from error
+
+    def _connection(self) -> Any:
+        if self._held is not None and self._held.connection.closed:
+            held, self._held = self._held, None
+            self._dialect.database.give_back(held)
+        if self._held is None:
+            self._held = self._dialect.database.take(self.label)
+        return self._held.connection
+
+
+def _rows_of(connection: Any) -> tables.Run:
+    def run(sql: str) -> list[tuple[Any, ...]]:
+        cursor = connection.execute(sql)
+        return cursor.fetchall() if cursor.description is not None else []
+
+    return run

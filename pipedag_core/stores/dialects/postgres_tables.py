@@ -1,0 +1,159 @@
+"""How a table is made in PostgreSQL: its place, its columns, its keys, and what its columns come back as."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import pyarrow as pa
+
+from pipedag_core.arrow_schema import from_arrow
+from pipedag_core.errors import ConfigError, MaterializationError
+from pipedag_core.naming import quote_identifier, quote_literal
+from pipedag_core.ports.data import TableOptions, TableSchema
+from pipedag_core.stores.dialects import postgres_types as types
+from pipedag_core.stores.dialects.port import Order
+from pipedag_core.stores.sql_names import Place
+
+log = logging.getLogger(__name__)
+
+#: Runs one statement and returns its rows.
+Run = Callable[[str], list[tuple[Any, ...]]]
+
+#: Tables from this many rows on are looked at for the planner at once; smaller ones it guesses well enough.
+ANALYZE_ROWS: Final = 10_000
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Options of PostgreSQL that a label stands for (`materialization_details` in the configuration)."""
+
+    unlogged: bool = False
+    tablespace: str | None = None
+
+
+def details_of(labels: Mapping[str, Mapping[str, Any]], label: str | None, where: str) -> Details:
+    """Return what a label stands for; labels inherit from `__any__`.
+
+    Raises:
+        ConfigError: The label is not known, or has keys that are not.
+    """
+    if label is not None and label not in labels:
+        raise ConfigError(
+            f"{where}: materialization_details {label!r} is not configured. Add it to table_store.args.materialization_details; there are: "
+            f"{', '.join(name for name in labels if name != '__any__') or 'none'}.",
+            label=label,
+        )
+    merged = {**labels.get("__any__", {}), **(labels.get(label, {}) if label else {})}
+    unknown = sorted(set(merged) - {"unlogged", "tablespace"})
+    if unknown:
+        raise ConfigError(f"materialization_details {label or '__any__'!r} has unknown keys {unknown}. Known here: unlogged, tablespace.")
+    return Details(bool(merged.get("unlogged", False)), merged.get("tablespace"))
+
+
+def claim(run: Run, order: Order) -> Place:
+    """Take the first place that nobody has, until the end of the transaction."""
+    for place in order.places:
+        # Without the lock, whoever comes second would wait for the end of the first one's query, and fail then.
+        name = quote_literal(place.sql)
+        [(free,)] = run(
+            f"SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({name}, 0)) AND pg_catalog.to_regclass({name}) IS NULL"
+        )
+        if free:
+            return place
+    raise MaterializationError(f"{order.where}: all names for further attempts are taken. Let clean-up run.")
+
+
+def create(place: Place, details: Details) -> str:
+    """Return the beginning of a statement that makes a table, up to its columns."""
+    return f"CREATE {'UNLOGGED ' if details.unlogged else ''}TABLE {place.sql}"
+
+
+def tablespace(details: Details) -> str:
+    """Return the clause that names the tablespace."""
+    return f" TABLESPACE {quote_identifier(details.tablespace)}" if details.tablespace else ""
+
+
+def check_type(run: Run, kind: str, column: str, where: str) -> None:
+    """Refuse a type of `type_map` that the server does not know, so that nothing else can stand there.
+
+    Raises:
+        MaterializationError: It is no type.
+    """
+    try:
+        [(known,)] = run(f"SELECT pg_catalog.to_regtype({quote_literal(kind)}) IS NOT NULL")
+    except Exception as error:
+        if not hasattr(error, "sqlstate"):
+            raise
+        known = False
+    if not known:
+        raise MaterializationError(
+            f"{where}: type_map names {kind!r} for column {column!r}, which is no type of PostgreSQL.", column=column
+        )
+
+
+def check_options(options: TableOptions, names: Sequence[str], where: str) -> None:
+    """Refuse options that name columns which are not there.
+
+    Raises:
+        MaterializationError: Naming the option and the columns.
+    """
+    lists = {
+        "primary_key": options.primary_key,
+        "indexes": tuple(name for index in options.indexes for name in index),
+        "type_map": tuple(options.type_map),
+        "nullable": options.nullable or (),
+        "non_nullable": options.non_nullable or (),
+    }
+    for option, wanted in lists.items():
+        unknown = [name for name in wanted if name not in names]
+        if unknown:
+            raise MaterializationError(
+                f"{where}: {option} names {unknown}, which are no columns. There are: {', '.join(names)}.", column=unknown[0]
+            )
+
+
+def not_null(options: TableOptions, names: Sequence[str]) -> list[str]:
+    """Return the columns that may not hold nulls."""
+    filled = {*options.primary_key, *(options.non_nullable or ())}
+    if options.nullable is not None and options.non_nullable is None:
+        filled |= set(names) - set(options.nullable)
+    return [name for name in names if name in filled]
+
+
+def finish(run: Run, place: Place, options: TableOptions, names: Sequence[str], rows: int | None) -> None:
+    """Give a filled table its keys, and the planner what it wants to know."""
+    changes = [f"ALTER COLUMN {quote_identifier(name)} SET NOT NULL" for name in not_null(options, names)]
+    if options.primary_key:
+        changes.append(f"ADD PRIMARY KEY ({_columns(options.primary_key)})")
+    if changes:
+        run(f"ALTER TABLE {place.sql} {', '.join(changes)}")
+    for index in options.indexes:
+        run(f"CREATE INDEX ON {place.sql} ({_columns(index)})")
+    if rows is None or rows >= ANALYZE_ROWS:
+        run(f"ANALYZE {place.sql}")
+
+
+def _columns(names: Sequence[str]) -> str:
+    return ", ".join(map(quote_identifier, names))
+
+
+def columns_of(run: Run, place: Place) -> list[types.SqlColumn]:
+    """Return the columns of a table; none if there is no such table."""
+    return [types.SqlColumn(*row) for row in run(types.COLUMNS.replace("%s", quote_literal(place.sql)))]
+
+
+def schema_of(run: Run, place: Place, columns: Sequence[types.SqlColumn]) -> TableSchema:
+    """Return a table's columns with the Arrow types in which they come back; looks at values where a type does not tell."""
+    backs: list[Any] = [types.from_sql(column) for column in columns]
+    open_ = [(at, types.measures(column)) for at, (column, back) in enumerate(zip(columns, backs, strict=True)) if back is None]
+    if open_:
+        [found] = run(f"SELECT {', '.join(part for _, parts in open_ for part in parts)} FROM {place.sql}")
+        values = list(found)
+        for at, parts in open_:
+            backs[at] = types.measured(columns[at], values[: len(parts)])
+            values = values[len(parts) :]
+    return from_arrow(pa.schema([pa.field(column.name, back, not column.not_null) for column, back in zip(columns, backs, strict=True)]))

@@ -1,0 +1,135 @@
+"""The SQL table store: tables in a database, in one schema per generation, with views under the readable names."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, final
+
+from pipedag_core.errors import ConfigError, StoreError
+from pipedag_core.ports.catalogs import GenerationKey, Publication
+from pipedag_core.ports.data import Form, StoredTable
+from pipedag_core.ports.stores import Capabilities, Deposit
+from pipedag_core.stores.dialects.port import Dialect
+from pipedag_core.stores.sql_names import Names
+
+if TYPE_CHECKING:
+    from pipedag_core.stores.sql_session import SqlSession
+
+
+@final
+class SqlStore:
+    """Keeps tables in a database; implements `pipedag_core.ports.stores.TableStore`.
+
+    Args:
+        url: The database: `postgresql://...`.
+        schema_prefix, schema_suffix: Stand around the names of all schemas.
+        beside_catalog: The catalog is in the same database, so that commits switch readable names in its transaction.
+        options: What the database's dialect takes besides.
+
+    Raises:
+        ConfigError: There is no dialect for this kind of database.
+    """
+
+    def __init__(self, url: str, *, schema_prefix: str = "", schema_suffix: str = "", beside_catalog: bool = False, **options: Any) -> None:
+        self._dialect, self._names = _opened(url, schema_prefix, schema_suffix, beside_catalog, options)
+        self._capabilities = Capabilities(
+            reads=self._dialect.reads,
+            writes=frozenset({Form.BATCHES, Form.QUERY}),
+            dialect=self._dialect.syntax.name,
+            max_name_bytes=self._dialect.max_name_bytes,
+            live_names=True,
+        )
+
+    def __repr__(self) -> str:
+        return f"SqlStore({self._dialect!r})"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Batches and queries, both ways."""
+        return self._capabilities
+
+    @contextmanager
+    def session(self, label: str) -> Generator[SqlSession]:
+        """Give one task its own access; nothing is opened before it is needed, and all is given back at the end."""
+        from pipedag_core.stores.sql_session import SqlSession
+
+        session = SqlSession(self._dialect, self._names, label)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def missing(self, tables: Sequence[StoredTable]) -> Sequence[StoredTable]:
+        """Return those of the tables that are not in the database."""
+        places = {table.id: self._place(table) for table in tables}
+        known = [place for place in places.values() if place is not None]
+        gone = set(self._dialect.missing(known)) if known else set()
+        return [table for table in tables if places[table.id] is None or places[table.id] in gone]
+
+    def show(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> None:
+        """Make the readable schemas show these tables."""
+        self._dialect.show(
+            {stage: {name: self._names.place(item.location) for name, item in items.items()} for stage, items in stages.items()}
+        )
+
+    def shows(self, stages: Mapping[str, Mapping[str, StoredTable]]) -> bool:
+        """Return whether the readable schemas show these tables and no others."""
+        wanted = {stage: {name: self._names.place(item.location) for name, item in items.items()} for stage, items in stages.items()}
+        return self._dialect.shown() == wanted
+
+    def publication(self, generations: Mapping[str, int]) -> Publication | None:
+        """Return what takes part in the catalog's commit of these generations; None if the catalog is elsewhere."""
+        return self._dialect.publication(generations)
+
+    def show_generation(self, stage: str, generation: int, tables: Mapping[str, StoredTable]) -> None:
+        """Let a generation's schema show those of its tables that are elsewhere."""
+        elsewhere = {name: self._names.place(table.location) for name, table in tables.items()}
+        self._dialect.show_generation(stage, generation, elsewhere)
+
+    def hide_generations(self, generations: Sequence[GenerationKey]) -> None:
+        """Remove views from the schemas of generations that have expired."""
+        for key in generations:
+            self._dialect.hide_generation(key.stage, key.number)
+
+    def deposits(self) -> Sequence[Deposit]:
+        """Return all tables in schemas of generations, and schemas that a commit left behind."""
+        result: list[Deposit] = []
+        for item in self._dialect.found():
+            where = self._names.stage_of(item.schema)
+            if item.table is None:
+                result.append(Deposit(item.schema, None, None, 0.0))
+            elif where is not None:
+                from pipedag_core.stores.sql_names import Place
+
+                result.append(Deposit(Place(item.schema, item.table).sql, *where, 0.0))
+        return result
+
+    def drop(self, locations: Sequence[str]) -> None:
+        """Remove tables for good, and schemas that are empty then.
+
+        Raises:
+            StoreError: A location is none of this store's; nothing is touched then.
+        """
+        schemas = [location for location in locations if self._names.is_old(location)]
+        self._dialect.drop([self._names.place(location) for location in locations if location not in schemas], schemas)
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self._dialect.close()
+
+    def _place(self, table: StoredTable) -> Any:
+        try:
+            return self._names.place(table.location)
+        except StoreError:
+            return None
+
+
+def _opened(url: str, prefix: str, suffix: str, beside_catalog: bool, options: Mapping[str, Any]) -> tuple[Dialect, Names]:
+    kind = url.partition(":")[0].partition("+")[0]
+    if kind in ("postgresql", "postgres"):
+        from pipedag_core.stores.dialects.postgres import MAX_NAME, PostgresDialect
+
+        names = Names(prefix, suffix, MAX_NAME)
+        return PostgresDialect(url, names, beside_catalog=beside_catalog, **options), names
+    raise ConfigError(f"The SQL store has no dialect for {kind!r} databases. It has: postgresql.", kind=kind)
