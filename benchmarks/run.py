@@ -34,6 +34,7 @@ FIGURES = {
     "tpch": "tpch_flow",
     "table": "large_table",
     "streaming": "streaming",
+    "postgres": "postgres",
     "reference": "reference",
 }
 
