@@ -225,11 +225,7 @@ def measure_frame(url: str, quick: bool) -> list[Row]:
                 return lambda watch: work(Stopwatch(), watch) if reading else work(watch, Stopwatch())
 
             timings = in_turns(
-                {
-                    f"{who} {verb}": one(work, verb == "read")
-                    for verb in ("write", "read")
-                    for who, work in (("ours", ours), ("raw", raw))
-                },
+                {f"{who} {verb}": one(work, verb == "read") for verb in ("write", "read") for who, work in (("ours", ours), ("raw", raw))},
                 3 if quick else 5,
             )
         store.close()
@@ -315,7 +311,6 @@ def measure_commit(url: str, quick: bool) -> list[Row]:
 def measure_change(url: str, quick: bool) -> list[Row]:
     """Change one small task beside five large tables, and see that none of these is copied."""
     import psycopg
-
     from timing import Timing
 
     rows = 100_000 if quick else 1_000_000

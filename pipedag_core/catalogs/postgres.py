@@ -194,39 +194,56 @@ class PostgresCatalog(SqlCatalog):
         )
 
     def _set_up(self, connection: Connection) -> None:
-        if self._is_ready(connection):
+        found = self._version(connection)
+        if found == statements.SCHEMA_VERSION:
             return
         if self._read_only:
-            raise CatalogError(f"The catalog in schema {self._schema} of {self.database.address} is empty: nothing has run there yet.")
+            self._refuse_to_look(found)
         with connection.transaction():
             connection.execute(self.exclude)
             # Another process may have been first.
-            if self._is_ready(connection):
-                return
-            try:
-                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(self._schema)}")
-                connection.execute(
-                    f"COMMENT ON SCHEMA {quote_identifier(self._schema)} IS 'What pipedag knows of its runs; not for editing'"
-                )
-            except psycopg.errors.InsufficientPrivilege as error:
-                raise CatalogError(
-                    f"The schema {self._schema} for the catalog cannot be made in {self.database.address}: {text_of(error)}\n"
-                    f"Let somebody with the right do it:\n    CREATE SCHEMA {quote_identifier(self._schema)} AUTHORIZATION <user of the catalog>;",
-                    schema=self._schema,
-                ) from error
-            for statement in statements.SCHEMA:
-                connection.execute(_TEXT.sub('TEXT COLLATE "C"', statement).format_map(_WORDS))
-            connection.execute(_driver_text(statements.WRITE_VERSION), {"version": str(statements.SCHEMA_VERSION)})
+            found = self._version(connection)
+            if found is None:
+                self._make_schema(connection)
+                self._apply(connection, statements.SCHEMA)
+                connection.execute(_driver_text(statements.WRITE_VERSION), {"version": str(statements.SCHEMA_VERSION)})
+            elif found < statements.SCHEMA_VERSION:
+                for version in range(found, statements.SCHEMA_VERSION):
+                    self._apply(connection, statements.MIGRATIONS[version])
+                connection.execute(_driver_text(statements.RAISE_VERSION), {"version": str(statements.SCHEMA_VERSION)})
 
-    def _is_ready(self, connection: Connection) -> bool:
-        """Return whether the tables are there; False for an empty schema, or none.
+    def _refuse_to_look(self, found: int | None) -> None:
+        told = (
+            "is empty: nothing has run there yet"
+            if found is None
+            else "was written by an older version of pipedag; the next run brings it up to date"
+        )
+        raise CatalogError(f"The catalog in schema {self._schema} of {self.database.address} {told}.", schema=self._schema)
+
+    def _make_schema(self, connection: Connection) -> None:
+        try:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(self._schema)}")
+            connection.execute(f"COMMENT ON SCHEMA {quote_identifier(self._schema)} IS 'What pipedag knows of its runs; not for editing'")
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise CatalogError(
+                f"The schema {self._schema} for the catalog cannot be made in {self.database.address}: {text_of(error)}\n"
+                f"Let somebody with the right do it:\n    CREATE SCHEMA {quote_identifier(self._schema)} AUTHORIZATION <user of the catalog>;",
+                schema=self._schema,
+            ) from error
+
+    def _apply(self, connection: Connection, texts: Sequence[str]) -> None:
+        for statement in texts:
+            connection.execute(_TEXT.sub('TEXT COLLATE "C"', statement).format_map(_WORDS))
+
+    def _version(self, connection: Connection) -> int | None:
+        """Return the version of the tables that are there; None for an empty schema, or none.
 
         Raises:
             CatalogError: The schema holds other tables, or a version of ours that is not known here.
         """
         tables = {row[0] for row in connection.execute(_TABLES, (quote_identifier(self._schema),)).fetchall()}
         if not tables:
-            return False
+            return None
         row = connection.execute(statements.READ_VERSION).fetchone() if {"meta", "generations"} <= tables else None
         if row is None:
             raise CatalogError(
@@ -235,7 +252,7 @@ class PostgresCatalog(SqlCatalog):
                 schema=self._schema,
             )
         found = str(row[0])
-        if found != str(statements.SCHEMA_VERSION):
+        if not found.isdecimal() or not 1 <= int(found) <= statements.SCHEMA_VERSION:
             raise CatalogError(
                 f"The catalog in schema {self._schema} of {self.database.address} has schema version {found}; this version of pipedag knows version "
                 f"{statements.SCHEMA_VERSION}. Install the newer version of pipedag that has written it, or choose another place.",
@@ -243,7 +260,7 @@ class PostgresCatalog(SqlCatalog):
                 found=found,
                 known=str(statements.SCHEMA_VERSION),
             )
-        return True
+        return int(found)
 
 
 def open_database(url: str, schema: str, **options: Any) -> Database:

@@ -15,6 +15,7 @@ from pipedag_core.stores.dialects import postgres_tables as tables
 from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder, TableIsGone
 from pipedag_core.stores.dialects.postgres_errors import translate, translate_arrow
 from pipedag_core.stores.sql_names import Place
+from pipedag_core.stores.table_options import check_columns, filled_columns, with_nullability
 
 if TYPE_CHECKING:
     from pipedag_core.stores.dialects.postgres import PostgresDialect
@@ -98,9 +99,9 @@ class PostgresLink:
             names = [column.name for column in columns]
             if not names:
                 raise MaterializationError(f"{order.where} has no columns. Return a query with at least one.\n{readable}", query=readable)
-            tables.check_options(order.options, names, order.where)
+            check_columns(order.options, names, order.where)
             tables.finish(run, place, order.options, names, cursor.rowcount)
-            return Made(place, tables.schema_of(run, place, columns), cursor.rowcount)
+            return Made(place, with_nullability(tables.schema_of(run, place, columns), order.options), cursor.rowcount)
 
         return self.transact(make, order.where, readable, order.schema)
 
@@ -113,7 +114,7 @@ class PostgresLink:
             )
         ]
         run("DROP VIEW pg_temp.pipedag_columns")
-        tables.check_options(order.options, names, order.where)
+        check_columns(order.options, names, order.where)
         parts: list[str] = []
         for name in names:
             kind = order.options.type_map.get(name)
@@ -134,7 +135,7 @@ class PostgresLink:
         names = batches.schema.names
         options = order.options
         details = tables.details_of(self._dialect.labels, options.materialization_details, order.where)
-        tables.check_options(options, names, order.where)
+        check_columns(options, names, order.where)
         kept = [postgres_types.kept(field, order.where) for field in batches.schema]
         for name, kind in options.type_map.items():
             self._guarded(lambda run, kind=kind, name=name: tables.check_type(run, kind, name, order.where), order.where)
@@ -145,7 +146,7 @@ class PostgresLink:
         try:
             run = postgres_arrow.statement(cursor)
             place = tables.claim(run, order)
-            filled = set() if options.type_map else set(tables.not_null(options, names))
+            filled = set() if options.type_map else set(filled_columns(options, names))
             columns = ", ".join(
                 f"{quote_identifier(name)} {how.sql}{' NOT NULL' if name in filled else ''}" for name, how in zip(names, kept, strict=True)
             )

@@ -16,6 +16,7 @@ from pipedag_core.ports.data import TableOptions, TableSchema
 from pipedag_core.stores.dialects import postgres_types as types
 from pipedag_core.stores.dialects.port import Order
 from pipedag_core.stores.sql_names import Place
+from pipedag_core.stores.table_options import filled_columns
 
 log = logging.getLogger(__name__)
 
@@ -95,38 +96,9 @@ def check_type(run: Run, kind: str, column: str, where: str) -> None:
         )
 
 
-def check_options(options: TableOptions, names: Sequence[str], where: str) -> None:
-    """Refuse options that name columns which are not there.
-
-    Raises:
-        MaterializationError: Naming the option and the columns.
-    """
-    lists = {
-        "primary_key": options.primary_key,
-        "indexes": tuple(name for index in options.indexes for name in index),
-        "type_map": tuple(options.type_map),
-        "nullable": options.nullable or (),
-        "non_nullable": options.non_nullable or (),
-    }
-    for option, wanted in lists.items():
-        unknown = [name for name in wanted if name not in names]
-        if unknown:
-            raise MaterializationError(
-                f"{where}: {option} names {unknown}, which are no columns. There are: {', '.join(names)}.", column=unknown[0]
-            )
-
-
-def not_null(options: TableOptions, names: Sequence[str]) -> list[str]:
-    """Return the columns that may not hold nulls."""
-    filled = {*options.primary_key, *(options.non_nullable or ())}
-    if options.nullable is not None and options.non_nullable is None:
-        filled |= set(names) - set(options.nullable)
-    return [name for name in names if name in filled]
-
-
 def finish(run: Run, place: Place, options: TableOptions, names: Sequence[str], rows: int | None) -> None:
     """Give a filled table its keys, and the planner what it wants to know."""
-    changes = [f"ALTER COLUMN {quote_identifier(name)} SET NOT NULL" for name in not_null(options, names)]
+    changes = [f"ALTER COLUMN {quote_identifier(name)} SET NOT NULL" for name in filled_columns(options, names)]
     if options.primary_key:
         changes.append(f"ADD PRIMARY KEY ({_columns(options.primary_key)})")
     if changes:
