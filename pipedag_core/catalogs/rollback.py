@@ -10,7 +10,7 @@ from pipedag_core.catalogs import looking, runs, stages
 from pipedag_core.catalogs import statements as sql
 from pipedag_core.catalogs.transaction import Row, Transaction, first
 from pipedag_core.errors import RunError, StoredDataMissing
-from pipedag_core.ports.catalogs import CommitResult, Held
+from pipedag_core.ports.catalogs import CommitResult, Held, Publication
 from pipedag_core.ports.data import StoredObject
 
 Check = Callable[[Mapping[str, Mapping[str, StoredObject]]], None]
@@ -29,7 +29,7 @@ class _Commit:
 
 
 def roll_back(
-    tx: Transaction, now: float, run_id: str, stage: str, generation: int | None, check: Check | None, show: stages.Show | None
+    tx: Transaction, now: float, run_id: str, stage: str, generation: int | None, check: Check | None, publication: Publication | None
 ) -> CommitResult | Held:
     """Commit an earlier generation's map again; see `Catalog.rollback`.
 
@@ -68,8 +68,8 @@ def roll_back(
             tx.run(statement, values)
         tx.run(sql.SET_ROLE, {**values, "role": "written"})
     tx.run(sql.DROP_LEASE, {"unit": target.unit})
-    if show is not None:
-        show(looking.shown(tx))
+    if publication is not None:
+        publication.publish(tx.native, {name: looking.entries(tx, name, number) for name, number in made.items()})
     return CommitResult(made, changed=True)
 
 

@@ -89,11 +89,11 @@ class SqlCatalog(ABC):
         stage: str,
         generation: int | None = None,
         check: _rollback.Check | None = None,
-        show: _stages.Show | None = None,
+        publication: port.Publication | None = None,
     ) -> port.CommitResult | port.Held:
         """See `Catalog.rollback`."""
         with self._writing() as tx:
-            return _rollback.roll_back(tx, self._clock(), run_id, stage, generation, check, show)
+            return _rollback.roll_back(tx, self._clock(), run_id, stage, generation, check, publication)
 
     def finish_run(self, run_id: str, state: str) -> Mapping[str, int]:
         """See `Catalog.finish_run`. A run that has ended keeps the state that it ended with.

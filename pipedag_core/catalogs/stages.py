@@ -107,7 +107,7 @@ def prepare(tx: Transaction, run_id: str, stages: Sequence[str], publication: Pu
     opened = {row[0]: row[2] for row in tx.rows(sql.WRITABLE, {"run_id": run_id}) if row[1] == "open"}
     if not set(stages) <= opened.keys():
         return
-    if any(_differs(tx, stage, _stage_row(tx, stage)[1], opened[stage]) for stage in stages):
+    if any(_differs(tx, stage, stage_row(tx, stage)[1], opened[stage]) for stage in stages):
         publication.prepare(tx.native, {stage: looking.entries(tx, stage, opened[stage]) for stage in stages})
 
 

@@ -12,7 +12,7 @@ How its words hang together:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
@@ -361,7 +361,7 @@ class Catalog(Protocol):
         stage: str,
         generation: int | None = None,
         check: Callable[[Mapping[str, Mapping[str, StoredObject]]], None] | None = None,
-        show: Callable[[Mapping[str, Mapping[str, StoredObject]]], None] | None = None,
+        publication: Publication | None = None,
     ) -> CommitResult | Held:
         """Commit the map of an earlier generation again, with all stages that were committed together with it, all at once.
 
@@ -375,7 +375,7 @@ class Catalog(Protocol):
             stage: One of the stages.
             generation: The generation of `stage` to go back to; by default the newest committed one that is older than the current one.
             check: Called with the entries of what is to become current, by stage and name, before anything changes; what it raises stops it.
-            show: As for `commit`.
+            publication: Takes part in the transaction, as for `commit`; it is not told to prepare, since all of it takes a moment only.
 
         Raises:
             RunError: The generation is not there (any more), was not committed, or was committed together with other stages than today; the

@@ -9,7 +9,7 @@ from pipedag_core.errors import LeaseHeld, StoredDataMissing
 from pipedag_core.ports.catalogs import CommitResult, Held, Owner, RunInfo
 from pipedag_core.ports.data import StoredBlob, StoredObject, StoredTable
 from pipedag_core.run.session import Session
-from pipedag_core.run.showing import refresh_names
+from pipedag_core.run.showing import refresh_names, settle_names, show_generation
 
 
 def roll_back(session: Session, stage: str, generation: int | None, instance: str, owner: Owner) -> CommitResult:
@@ -44,7 +44,8 @@ def roll_back(session: Session, stage: str, generation: int | None, instance: st
 
     state = "failed"
     try:
-        done = session.catalog.rollback(info.run_id, stage, generation, check)
+        publication = session.tables.publication({})
+        done = session.catalog.rollback(info.run_id, stage, generation, check, publication)
         if isinstance(done, Held):
             raise LeaseHeld(
                 f"Stage {stage!r} cannot go back now: stage {done.stage!r} is being written by {done.owner.note or 'a run'} (run {done.run_id}, "
@@ -59,6 +60,11 @@ def roll_back(session: Session, stage: str, generation: int | None, instance: st
             session.catalog.forget_objects(tuple(dict.fromkeys(gone)))
         session.catalog.finish_run(info.run_id, state)
     if done.changed:
+        if publication is not None:
+            settle_names(session, info.run_id, tuple(done.generations), publication)
+        if session.tables.capabilities.live_names:
+            for name, number in done.generations.items():
+                show_generation(session, name, number)
         refresh_names(session)
     return done
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Final, final
 
 from pipedag_core.errors import PipedagError
+from pipedag_core.ports.catalogs import Publication
 from pipedag_core.ports.data import StoredTable
+from pipedag_core.ports.events import NamesSwitchedEarly
 from pipedag_core.run.session import Session
 
 log = logging.getLogger("pipedag_core.run")
@@ -36,6 +39,19 @@ def show_failed(session: Session, stage: str, number: int) -> None:
         show_generation(session, stage, number)
     except PipedagError as error:
         log.warning("The tables of generation %s of stage %s could not be shown together: %s", number, stage, error)
+
+
+def settle_names(session: Session, run_id: str, unit: Sequence[str], publication: Publication) -> None:
+    """Let go of what readers saw before a commit, and say so if they were not waited for."""
+    publication.committed()
+    if not publication.exact:
+        log.warning(
+            "Stage %s was committed without waiting any longer (%.1f s) for those who read it: a statement of theirs that named several of its tables "
+            "at this very moment may have seen old and new ones",
+            ", ".join(unit),
+            publication.waited_s,
+        )
+        session.tell(NamesSwitchedEarly(run_id, tuple(unit), publication.waited_s))
 
 
 def refresh_names(session: Session) -> None:

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pipedag_core.define.flow import Flow
 from pipedag_core.errors import LeaseHeld, PipedagError, RunError
 from pipedag_core.plan.model import Plan, Step, StepKind
-from pipedag_core.ports.catalogs import GenerationKey, Held, Opened, Publication, TaskResult
-from pipedag_core.ports.events import NamesSwitchedEarly, Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
+from pipedag_core.ports.catalogs import GenerationKey, Held, Opened, TaskResult
+from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
 from pipedag_core.run.lookup import find_task, plan_lookup
 from pipedag_core.run.notes import add_note, is_interruption, message_of
 from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
-from pipedag_core.run.showing import refresh_names, show_failed, show_generation
+from pipedag_core.run.showing import refresh_names, settle_names, show_failed, show_generation
 from pipedag_core.run.task_run import run_task
 
 log = logging.getLogger("pipedag_core.run")
@@ -263,7 +263,7 @@ def _commit(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
     run.catalog(session).leave(unit)
     session.tell(PointReached(run.id, "after_commit"))
     if publication is not None:
-        _settle(session, run, unit, publication)
+        settle_names(session, run.id, unit, publication)
     elif result.changed and _shows(session):
         for stage, number in result.generations.items():
             show_generation(session, stage, number)
@@ -275,19 +275,6 @@ def _commit(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
 def _numbers(session: Session, run: Run, unit: Sequence[str]) -> dict[str, int]:
     keys = {stage: run.open.get(stage) or _open_generation(session, run, stage) for stage in unit}
     return {stage: key.number for stage, key in keys.items() if key is not None}
-
-
-def _settle(session: Session, run: Run, unit: Sequence[str], publication: Publication) -> None:
-    """Let go of what readers saw before, and say so if they were not waited for."""
-    publication.committed()
-    if not publication.exact:
-        log.warning(
-            "Stage %s was committed without waiting any longer (%.1f s) for those who read it: a statement of theirs that named several of its tables "
-            "at this very moment may have seen old and new ones",
-            ", ".join(unit),
-            publication.waited_s,
-        )
-        session.tell(NamesSwitchedEarly(run.id, tuple(unit), publication.waited_s))
 
 
 def _refuse_incomplete(session: Session, run: Run, plan: Plan, unit: Sequence[str]) -> None:

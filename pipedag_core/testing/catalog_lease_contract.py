@@ -34,7 +34,7 @@ def owner_that_died() -> Owner:
     return owner
 
 
-class _Publication:
+class NotingPublication:
     """Notes what it is told: when, and stage -> readable names."""
 
     def __init__(self, fails: str = "") -> None:
@@ -249,7 +249,7 @@ class LeaseContract:
         assert list(catalog.inputs("c", [TaskKey("s", "t", "moved"), TaskKey("s", "t", "position-t")])) == [TaskKey("s", "t", "moved")]
 
     def test_what_is_published_is_told_within_the_commit_and_only_if_it_changed(self, catalog: Catalog) -> None:
-        publication = _Publication()
+        publication = NotingPublication()
         Worker(catalog, "a").begin().publish("other", x="o0")
         worker = Worker(catalog, "b").begin()
         for new in (True, False):
@@ -264,7 +264,7 @@ class LeaseContract:
         worker.open("s")
         worker.record("s", "t", "o1")
         with pytest.raises(ZeroDivisionError):
-            catalog.commit("a", ["s"], _Publication(fails=when))
+            catalog.commit("a", ["s"], NotingPublication(fails=when))
         assert catalog.current("s") is None
         assert worker.commit("s") is True
 

@@ -10,7 +10,7 @@ from pipedag_core.catalogs.owner import this_process
 from pipedag_core.errors import LeaseLost, RunError, StoredDataMissing
 from pipedag_core.ports.catalogs import Catalog, CommitResult, Held, Retention, TaskKey
 from pipedag_core.ports.data import StoredObject
-from pipedag_core.testing.catalog_lease_contract import owner_that_died
+from pipedag_core.testing.catalog_lease_contract import NotingPublication, owner_that_died
 from pipedag_core.testing.catalog_samples import TTL_S, Clock, Worker, names, run_info
 
 
@@ -191,10 +191,18 @@ class RollbackContract:
     def test_names_in_the_stores_are_shown_within_the_commit(self, catalog: Catalog) -> None:
         _publish(catalog, "a", t="o1")
         _publish(catalog, "b", t="o2")
-        shown: list[str] = []
+        publication = NotingPublication()
         catalog.begin_run(run_info("back"))
-        catalog.rollback("back", "s", show=lambda stages: shown.extend(item.id for item in stages["s"].values()))
-        assert shown == ["o1"]
+        catalog.rollback("back", "s", publication=publication)
+        assert publication.told == [("publish", {"s": ["t"]})]
+
+    def test_names_that_cannot_be_shown_undo_it(self, catalog: Catalog) -> None:
+        _publish(catalog, "a", t="o1")
+        _publish(catalog, "b", t="o2")
+        catalog.begin_run(run_info("back"))
+        with pytest.raises(ZeroDivisionError):
+            catalog.rollback("back", "s", publication=NotingPublication(fails="publish"))
+        assert names(catalog) == {"s": {"t": "o2"}}
 
     def test_what_was_gone_back_to_outlives_the_first_copy_of_its_map(self, catalog: Catalog) -> None:
         _publish(catalog, "a", t="o1")
