@@ -161,7 +161,7 @@ def _slot(place: Place, item: Any, path: str) -> Slot | None:
         return Slot(path, item, None)
     if isinstance(item, (View, ExternalTableReference)):
         raise UnsupportedByStore(
-            f"{place.who} returned a {type(item).__name__}{_at(path)}; the embedded store does not support it yet. Return the query as a table instead.",
+            f"{place.who} returned a {type(item).__name__}{_at(path)}; this version does not support it yet. Return the query as a table instead.",
             task=place.task.id,
             stage=place.stage,
         )
