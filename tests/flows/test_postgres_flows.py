@@ -24,6 +24,7 @@ from pipedag_core.errors import PipedagError
 from pipedag_core.ports.events import NamesSwitchedEarly
 from pipedag_core.run.rolling_back import roll_back
 from pipedag_core.runner import clean_up
+from tests.postgres_server import url_with
 
 
 @pytest.fixture
@@ -433,9 +434,7 @@ def test_a_connection_that_is_lost_in_a_task_fails_its_step_and_the_next_run_goe
 
 def test_a_database_that_is_not_there_is_an_error_with_the_statement_or_is_made(make_config, postgres_url):
     name = f"db_{uuid.uuid4().hex[:8]}"
-    url = psycopg.conninfo.make_conninfo(postgres_url, dbname=name)
-    parts = psycopg.conninfo.conninfo_to_dict(url)
-    url = f"postgresql://{parts['user']}@/{name}?host={parts['host']}&port={parts.get('port', 5432)}"
+    url = url_with(postgres_url, database=name)
     with pytest.raises(PipedagError, match=f'CREATE DATABASE "{name}"'):
         make_flow()[0].run(config=make_config(url=url), fail_fast=True)
     try:
@@ -446,8 +445,7 @@ def test_a_database_that_is_not_there_is_an_error_with_the_statement_or_is_made(
 
 
 def test_a_missing_right_is_named_with_what_to_grant(make_config, postgres_url, role):
-    parts = psycopg.conninfo.conninfo_to_dict(postgres_url)
-    url = f"postgresql://{role}:secret@/{parts['dbname']}?host={parts['host']}&port={parts.get('port', 5432)}"
+    url = url_with(postgres_url, user=f"{role}:secret")
     with pytest.raises(PipedagError, match="CREATE SCHEMA") as caught:
         make_flow()[0].run(config=make_config(url=url), fail_fast=True)
     assert "secret" not in str(caught.value)
