@@ -38,12 +38,12 @@ class TaskFailed(Exception):
     """What a failing task raises."""
 
 
-def function_of(task: Task, world_file: Path, called: Callable[[Task], None]) -> Callable[..., Any]:
+def function_of(task: Task, world_file: Path | None, called: Callable[[Task], None]) -> Callable[..., Any]:
     """Return a function that does what the task says.
 
     Args:
         task: The task.
-        world_file: A CSV file with what the task finds outside, for queries.
+        world_file: A CSV file with what the task finds outside, for queries; None where they cannot read any, and hold it themselves.
         called: Told of every call.
     """
 
@@ -133,8 +133,9 @@ def _arrow(task: Task, tables: Sequence[pa.Table], constant: int, column: str, e
 # --- queries ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _sql(task: Task, tables: Sequence[Any], numbers: Sequence[int], world_file: Path) -> Any:
-    outside = f"(SELECT CAST(w AS BIGINT) FROM read_csv('{world_file}'))" if task.cached else None
+def _sql(task: Task, tables: Sequence[Any], numbers: Sequence[int], world_file: Path | None) -> Any:
+    found = str(task.world) if world_file is None else f"(SELECT CAST(w AS BIGINT) FROM read_csv('{world_file}'))"
+    outside = found if task.cached else None
     make = _select if task.kind.engine == "select" else _text_query
     first = make(task, tables, [task.constant, *numbers], task.column, outside)
     if task.kind.engine == "script":

@@ -11,12 +11,12 @@ from tests.flows.property.bodies import INPUT_TYPES, VERSIONS, function_of
 from tests.flows.property.model import Model, Task
 
 
-def build(model: Model, folder: Path, called: Callable[[Task], None]) -> Flow:
+def build(model: Model, folder: Path | None, called: Callable[[Task], None]) -> Flow:
     """Return the flow that a model describes.
 
     Args:
         model: The model.
-        folder: Where the files are that queries of tasks with a cache function read.
+        folder: Where the files are that queries of tasks with a cache function read; None where the database cannot read them.
         called: Told of every call of a task's function.
     """
     made: dict[int, Any] = {}
@@ -34,9 +34,9 @@ def build(model: Model, folder: Path, called: Callable[[Task], None]) -> Flow:
     return flow
 
 
-def _wire(model: Model, task: Task, made: dict[int, Any], folder: Path, called: Callable[[Task], None]) -> Any:
-    world_file = folder / f"world_{task.uid}.csv"
-    if task.cached:
+def _wire(model: Model, task: Task, made: dict[int, Any], folder: Path | None, called: Callable[[Task], None]) -> Any:
+    world_file = None if folder is None else folder / f"world_{task.uid}.csv"
+    if task.cached and world_file is not None:
         world_file.write_text(f"w\n{task.world}\n")
     declared = materialize(
         name=task.name,

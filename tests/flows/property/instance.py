@@ -128,13 +128,22 @@ class Instance:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.retention = {"committed": retention.committed, "failed": retention.failed, "minimum_age": "1h" if retention.young else "0s"}
-        self.config = self._config(f"{QuietStore.__module__}.{QuietStore.__qualname__}")
+        self.config = self.make_config()
         self._read: dict[str, Content] = {}
-        self._unique: dict[str, str] = {}
+        self.unique: dict[str, str] = {}
         self._lost: set[str] = set()
-        self._stack = ExitStack()
-        self._session = self._stack.enter_context(open_session(self.config))
-        self._access = self._stack.enter_context(self._session.tables.session("test"))
+        self.stack = ExitStack()
+        self.session = self.stack.enter_context(open_session(self.config))
+        self.access: Any = self.stack.enter_context(self.session.tables.session("test"))
+
+    def make_config(self) -> Any:
+        """Return the configuration of the instance."""
+        return self._config(f"{QuietStore.__module__}.{QuietStore.__qualname__}")
+
+    @property
+    def world_folder(self) -> Path | None:
+        """Where queries find files; None if they cannot read any."""
+        return self.folder
 
     def _config(self, kind: str) -> Any:
         store = {"class": kind, "args": {"base_path": str(self.folder / "{instance_id}")}}
@@ -143,14 +152,14 @@ class Instance:
 
     def close(self) -> None:
         """Close what is open, and remove everything."""
-        self._stack.close()
+        self.stack.close()
         QuietStore.let_go(str(catalog_path(self.config).parent))
         shutil.rmtree(self.folder)
 
     def run(self, model: Model, options: Options) -> tuple[Result | None, Watcher]:
         """Run a model; None for the result of a run that was killed."""
         watcher = Watcher(options.point)
-        flow = build(model, self.folder, watcher.called)
+        flow = build(model, self.world_folder, watcher.called)
         self._learn_names(flow, model)
         # Results that point to what is current wait as long as they may; a run that is killed forgets those that wait, at a moment that no rule
         # knows, so there they do not wait.
@@ -171,7 +180,7 @@ class Instance:
                 observers=[watcher],
             )
         except Killed:
-            self._let_time_pass()
+            self.let_time_pass()
             return None, watcher
         finally:
             memory.PATIENCE_S = before
@@ -186,7 +195,7 @@ class Instance:
                 leaves = [(ITEMS[0], task.table_name), (ITEMS[1], None)] if task.kind.shape == "pair" else [("", task.table_name)]
                 name = name_outputs(model.ids[task.uid], leaves, planned[model.full_id(task)].position)[0]
                 wanted = model.names(task)[0]
-                assert self._unique.setdefault(name, wanted) == wanted
+                assert self.unique.setdefault(name, wanted) == wanted
 
     def clean_up(self) -> None:
         """What `pipedag gc` does."""
@@ -203,7 +212,7 @@ class Instance:
 
     def lose(self, stage: str, generation: int, name: str, *, whole: bool) -> None:
         """Take away the file of a table or blob, or a part of it."""
-        entries = {self._unique.get(real, real): item for real, item in self._session.catalog.entries(stage, generation).items()}
+        entries = {self.unique.get(real, real): item for real, item in self.session.catalog.entries(stage, generation).items()}
         item = entries[name]
         path = next(self.folder.rglob(item.location))
         if whole:
@@ -212,7 +221,7 @@ class Instance:
             path.write_bytes(path.read_bytes()[:-7])
         self._lost.add(item.id)
 
-    def _let_time_pass(self) -> None:
+    def let_time_pass(self) -> None:
         """What a dead run holds expires."""
         with sqlite3.connect(catalog_path(self.config)) as connection:
             connection.execute("UPDATE runs SET expires = 0 WHERE state = 'running'")
@@ -225,15 +234,20 @@ class Instance:
             if item.id in self._lost:
                 return Lost()
             if isinstance(item, StoredTable):
-                source = self._access.read(item, Form.FILES)
-                assert isinstance(source, FileSource)
-                if item.id not in self._read:
-                    self._read[item.id] = _frame(source.paths[0], item)
+                data = self.rows(item, known=item.id in self._read)
+                if data is not None:
+                    self._read[item.id] = _frame(data, item)
                 return self._read[item.id]
-            return BlobContent(self._session.blobs.read(item.location, item.format, item.identity)["number"])
+            return BlobContent(self.session.blobs.read(item.location, item.format, item.identity)["number"])
 
-        entries = self._session.catalog.shown()
-        return {stage: {self._unique.get(name, name): content(item) for name, item in names.items()} for stage, names in entries.items()}
+        entries = self.session.catalog.shown()
+        return {stage: {self.unique.get(name, name): content(item) for name, item in names.items()} for stage, names in entries.items()}
+
+    def rows(self, table: StoredTable, *, known: bool) -> pa.Table | None:
+        """Make sure that a table is there, and return its rows; None for those that were read before."""
+        source = self.access.read(table, Form.FILES)
+        assert isinstance(source, FileSource)
+        return None if known else pq.ParquetFile(source.paths[0]).read()
 
     def explored(self) -> Mapping[str, Mapping[str, Sequence[Row]]]:
         """Return stage -> name -> rows, sorted, of what `explore.duckdb` shows once it is made."""
@@ -247,7 +261,7 @@ class Instance:
         with duckdb.connect(str(catalog_path(config).parent / "explore.duckdb"), read_only=True) as connection:
             found = connection.execute("SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal").fetchall()
             read = {(stage, name): connection.execute(f'FROM "{stage}"."{name}"').fetchall() for stage, name in found}
-        named = {(stage, self._unique.get(name, name)): rows for (stage, name), rows in read.items()}
+        named = {(stage, self.unique.get(name, name)): rows for (stage, name), rows in read.items()}
         return {stage: {name: sorted(rows) for (place, name), rows in named.items() if place == stage} for stage, _ in found}
 
 
@@ -262,8 +276,7 @@ class _Heard(logging.Handler):
         self.warnings.append(record.getMessage())
 
 
-def _frame(path: str, table: StoredTable) -> Frame:
-    data = pq.ParquetFile(path).read()
+def _frame(data: pa.Table, table: StoredTable) -> Frame:
     types = [field.type for field in data.schema]
     assert data.column_names[0] == "x"
     assert types[0] == pa.int64()

@@ -78,9 +78,13 @@ class EditedFlow(RuleBasedStateMachine):
             self._edit("add_task", at, value)
         self.start(retention, self.model)
 
+    def open_instance(self, retention: Retention) -> Instance:
+        """Return a new, empty instance."""
+        return Instance(self.new_folder(), retention)
+
     def start(self, retention: Retention, model: Model) -> None:
         """Make the instance, and run a first model."""
-        self.instance = Instance(self.new_folder(), retention)
+        self.instance = self.open_instance(retention)
         self.memory = Memory(retention)
         self.model = model
         self.uid = max([self.uid, *(task.uid for task in model.tasks)])
@@ -95,7 +99,7 @@ class EditedFlow(RuleBasedStateMachine):
     )
     def edit(self, kind: str, at: int, value: int, way: str, when: int) -> None:
         if kind in HAPPENINGS:
-            self._happen(kind, at, value)
+            self.happen(kind, at, value)
         else:
             self._edit(kind, at, value)
         self._run(way, when)
@@ -107,7 +111,7 @@ class EditedFlow(RuleBasedStateMachine):
         try:
             if self.is_sound:
                 self.model = mended(self.model)
-                _note("at last all tasks are mended")
+                tell("at last all tasks are mended")
                 self._run("normal", 0)
                 self._compare_with_scratch()
         finally:
@@ -115,7 +119,7 @@ class EditedFlow(RuleBasedStateMachine):
 
     def _compare_with_scratch(self) -> None:
         assert self.instance is not None
-        fresh = Instance(self.new_folder(), Retention())
+        fresh = self.open_instance(Retention())
         try:
             result, watcher = fresh.run(self.model, Options())
             assert result is not None
@@ -123,7 +127,7 @@ class EditedFlow(RuleBasedStateMachine):
             scratch = fresh.visible()
         finally:
             fresh.close()
-        _compare("a run from scratch", scratch, {stage: self.shown[stage] for stage in scratch}, self.model)
+        compare("a run from scratch", scratch, {stage: self.shown[stage] for stage in scratch}, self.model)
         if any(isinstance(item, Lost) for names in self.shown.values() for item in names.values()):
             # In a stage that has left the flow; DuckDB cannot make a view of what is not there.
             return
@@ -131,7 +135,7 @@ class EditedFlow(RuleBasedStateMachine):
             stage: {name: list(item.rows) for name, item in names.items() if isinstance(item, Frame)} for stage, names in self.shown.items()
         }
         explored = self.instance.explored()
-        _compare("explore.duckdb", {stage: names for stage, names in tables.items() if names}, explored, self.model)
+        compare("explore.duckdb", {stage: names for stage, names in tables.items() if names}, explored, self.model)
 
     # --- inside
 
@@ -139,7 +143,7 @@ class EditedFlow(RuleBasedStateMachine):
         self.uid += 1
         self.model = apply(kind, self.model, Drawn(at, value, self.uid, self.history))
 
-    def _happen(self, kind: str, at: int, value: int) -> None:
+    def happen(self, kind: str, at: int, value: int) -> None:
         assert self.instance is not None
         kept = [item for one in self.memory.generations.values() for item in one if item.state in ("committed", "failed")]
         self.is_sound = False
@@ -147,18 +151,18 @@ class EditedFlow(RuleBasedStateMachine):
             choices = [(item, name) for item in reversed(kept) for name in item.entries if not item.entries[name].is_lost]
             if choices:
                 item, name = choices[at % len(choices)]
-                _note(f"(the edit in the line below takes {item.stage}.{name} of generation {item.number} away)")
+                tell(f"(the edit in the line below takes {item.stage}.{name} of generation {item.number} away)")
                 self.instance.lose(item.stage, item.number, name, whole=value % 3 > 0)
                 item.entries[name].is_lost = True
         elif kept:
             item = kept[at % len(kept)]
             number = None if value % 2 else item.number
-            _note(f"(the edit in the line below rolls {item.stage} back to {number or 'the generation before'})")
+            tell(f"(the edit in the line below rolls {item.stage} back to {number or 'the generation before'})")
             self.runs += 1
             wanted = self.memory.roll_back(item.stage, number, self.runs)
-            _compare("how a rollback ends", wanted, self.instance.roll_back(item.stage, number), self.model)
+            compare("how a rollback ends", wanted, self.instance.roll_back(item.stage, number), self.model)
         self.shown = self.instance.visible()
-        _compare("what is visible, by the rules", self.memory.visible(), self.shown, self.model)
+        compare("what is visible, by the rules", self.memory.visible(), self.shown, self.model)
         self.is_sound = True
 
     def _run(self, way: str, when: int) -> None:
@@ -171,11 +175,11 @@ class EditedFlow(RuleBasedStateMachine):
             self.memory.clean_up()
             return
         self.is_sound = False
-        for options in self._options(way, when):
-            self._run_once(options)
+        for options in self.options(way, when):
+            self.run_once(options)
         self.is_sound = True
 
-    def _options(self, way: str, when: int) -> Sequence[Options]:
+    def options(self, way: str, when: int) -> Sequence[Options]:
         """Return how the model is run: once, twice, or not at all where it has nothing to choose."""
         model = self.model
         match way:
@@ -215,30 +219,30 @@ class EditedFlow(RuleBasedStateMachine):
         Simulation(thought, self.model, Options(), self.runs + 1).replay(Seen(tuple((step, True) for step in steps), None))
         return thought.order_matters
 
-    def _run_once(self, options: Options) -> None:
+    def run_once(self, options: Options) -> None:
         model = self.model
-        _note(f"(the edit in the line below gives this flow, which is run {_told(options)})\n{told(model)}")
+        tell(f"(the edit in the line below gives this flow, which is run {how(options)})\n{told(model)}")
         assert self.instance is not None
         before = self.shown
         result, watcher = self.instance.run(model, options)
         self.runs += 1
         expected = Simulation(self.memory, model, options, self.runs).replay(watcher.seen)
         shown = self.shown = self.instance.visible()
-        self._compare_with_oracle(before, shown, watcher, options)
+        self.compare_with_oracle(before, shown, watcher, options)
         outcomes = {step: outcome for step, outcome in expected.outcomes.items() if outcome != "killed"}
         ended = {step: outcome for step, outcome in watcher.outcomes.items() if outcome != "skipped"}
-        _compare("how steps end", outcomes, ended, model, watcher.errors)
+        compare("how steps end", outcomes, ended, model, watcher.errors)
         calls = {uid: count for uid, count in watcher.calls.items() if not (watcher.killed and _is_last(model, uid, watcher.steps))}
         wanted = {uid: count for uid, count in expected.calls.items() if not (watcher.killed and _is_last(model, uid, watcher.steps))}
-        _compare("calls of tasks by uid", wanted, calls, model)
-        _compare("what is visible, by the rules", self.memory.visible(), shown, model)
+        compare("calls of tasks by uid", wanted, calls, model)
+        compare("what is visible, by the rules", self.memory.visible(), shown, model)
         warned = any("gone or damaged" in text for text in watcher.warnings)
         if watcher.killed is None:
-            _compare("a warning of what is lost", expected.struck > 0, warned, model, watcher.warnings)
+            compare("a warning of what is lost", expected.struck > 0, warned, model, watcher.warnings)
         if result is not None:
-            _compare("success", "failed" not in expected.outcomes.values(), result.successful, model, watcher.errors)
+            compare("success", "failed" not in expected.outcomes.values(), result.successful, model, watcher.errors)
 
-    def _compare_with_oracle(self, before: Mapping[str, Any], shown: Mapping[str, Any], watcher: Any, options: Options) -> None:
+    def compare_with_oracle(self, before: Mapping[str, Any], shown: Mapping[str, Any], watcher: Any, options: Options) -> None:
         """Committed stages show what the flow says, all others what they showed before."""
         steps = [step for step, _ in watcher.steps if watcher.outcomes.get(step) in ("committed", "unchanged")]
         if watcher.killed == "after_commit":
@@ -251,7 +255,7 @@ class EditedFlow(RuleBasedStateMachine):
         else:
             truth = evaluate(self.model)
             wanted.update({stage: truth[stage] for stage in committed})
-        _compare("what is visible, computed", wanted, shown, self.model, watcher.errors)
+        compare("what is visible, computed", wanted, shown, self.model, watcher.errors)
         if watcher.killed is None and not options.stages and not options.tasks and options.mode != "assert_no_fresh_input":
             well = all(task.failing is Failing.NO for task in self.model.tasks)
             assert not well or {stage.name.casefold() for stage in self.model.stages} <= committed, watcher.errors
@@ -261,17 +265,17 @@ def _is_last(model: Model, uid: int, steps: Sequence[tuple[str, bool]]) -> bool:
     return steps[-1][0] == f"task:{model.full_id(model.task(uid))}"
 
 
-def _note(text: str) -> None:
+def tell(text: str) -> None:
     if currently_in_test_context():
         note(text)
 
 
-def _told(options: Options) -> str:
+def how(options: Options) -> str:
     chosen = {name: value for name, value in vars(options).items() if value != getattr(Options, name)}
     return ", ".join(f"{name}={value!r}" for name, value in chosen.items()) or "whole, in mode normal"
 
 
-def _compare(what: str, wanted: Any, found: Any, model: Model, errors: Sequence[str] = ()) -> None:
+def compare(what: str, wanted: Any, found: Any, model: Model, errors: Sequence[str] = ()) -> None:
     if wanted == found:
         return
     lines = [f"{what} differs.", *errors]
