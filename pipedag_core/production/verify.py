@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, final
@@ -17,6 +17,7 @@ from pipedag_core.errors import FlowError, ProductionError, VerificationFailed
 from pipedag_core.plan.production import cut
 from pipedag_core.ports.data import BatchSource, Form, StoredBlob, StoredTable
 from pipedag_core.ports.stores import StoreSession
+from pipedag_core.production.comparing import compare_tables
 from pipedag_core.production.flow import Origin, ProductionFlow
 from pipedag_core.production.frozen import map_frozen
 from pipedag_core.production.program import build
@@ -25,9 +26,6 @@ from pipedag_core.production.snapshot import Snapshot, open_snapshot
 from pipedag_core.run.inputs import leaves
 from pipedag_core.run.loading import read_blob
 from pipedag_core.runner import configuration
-
-#: Rows that are shown of a difference.
-_SHOWN = 5
 
 
 @final
@@ -38,7 +36,7 @@ class Verification:
     Attributes:
         compared: (output, rows that were equal, or None for a value).
         changes: Which tasks change arguments in place. Harmless to others, as frames are kept apart; a blob is not.
-        notes: What could not be compared, and why.
+        notes: What could not be compared, and why; and rows that training left out, where something is ignored.
     """
 
     compared: tuple[tuple[str, int | None], ...]
@@ -47,9 +45,7 @@ class Verification:
 
     def __str__(self) -> str:
         lines = [f"equal: {name}" + (f" ({rows:,} rows)" if rows is not None else "") for name, rows in self.compared]
-        return "\n".join(
-            [*lines, *(f"changed in place: {change}" for change in self.changes), *(f"not compared: {note}" for note in self.notes)]
-        )
+        return "\n".join([*lines, *(f"changed in place: {change}" for change in self.changes), *(f"note: {note}" for note in self.notes)])
 
 
 def verify(
@@ -61,7 +57,11 @@ def verify(
     tolerance: float,
     tolerances: Mapping[str, float],
 ) -> Verification:
-    """Run the production flow on the training inputs and compare with the committed output; see `ProductionFlow.verify`."""
+    """Run the production flow on the training inputs and compare with the committed output; see `ProductionFlow.verify`.
+
+    Tables with a primary key are compared by it, others after sorting. Where something is ignored, the production flow may give more rows than training:
+    what is ignored may have said which rows to leave out.
+    """
     found = (
         origin
         if origin is not None and flow is None and config is None and instance is None
@@ -72,7 +72,9 @@ def verify(
         _same_generations(prod, snapshot)
         with snapshot.session.tables.session("ProductionFlow.verify") as access:
             inputs = {name: _loaded(snapshot, access, snapshot.value(places[slot])) for name, slot in program.inputs.items()}
-            expected = _expected(snapshot, access, found)
+            stored = _expected(snapshot, found)
+            keys = _keys(stored)
+            expected = {name: _loaded(snapshot, access, value) for name, value in stored.items()}
         explained = prod.run(inputs, list(program.outputs), explain=True, debug=True)
     problems: list[str] = []
     notes: list[str] = []
@@ -81,7 +83,7 @@ def verify(
         if name not in expected:
             notes.append(f"{name}: training has committed no value for it")
             continue
-        compared += _compare(name, expected[name], explained.output[name], prod, tolerance, tolerances, problems)
+        compared += _compare(name, expected[name], explained.output[name], keys, prod, tolerance, tolerances, problems, notes)
     if problems:
         changes = "".join(f"\n* {change} in place" for change in explained.changes)
         raise VerificationFailed(
@@ -149,39 +151,58 @@ def _loaded(snapshot: Snapshot, access: StoreSession, value: Any) -> Any:
     return map_frozen(value, leaf)
 
 
-def _expected(snapshot: Snapshot, access: StoreSession, found: Origin) -> dict[str, Any]:
+def _expected(snapshot: Snapshot, found: Origin) -> dict[str, Any]:
+    """Return what training has committed, as it is stored: name -> nest."""
     expected: dict[str, Any] = {}
     for name, nest in found.cut.outputs.items():
         try:
-            expected[name] = _loaded(snapshot, access, evaluate(nest, snapshot.values.__getitem__))
+            expected[name] = evaluate(nest, snapshot.values.__getitem__)
         except (KeyError, FlowError):
             continue
     return expected
+
+
+def _keys(expected: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """Return the primary keys of all tables: path -> columns, none if none is declared."""
+    found = [pair for name, value in expected.items() for pair in leaves(value, name)]
+    return {path: leaf.options.primary_key for path, leaf in found if isinstance(leaf, StoredTable)}
 
 
 # --- comparing ------------------------------------------------------------------------------------------------------------------------
 
 
 def _compare(
-    name: str, expected: Any, got: Any, prod: ProductionFlow, tolerance: float, tolerances: Mapping[str, float], problems: list[str]
+    name: str,
+    expected: Any,
+    got: Any,
+    keys: Mapping[str, Sequence[str]],
+    prod: ProductionFlow,
+    tolerance: float,
+    tolerances: Mapping[str, float],
+    problems: list[str],
+    notes: list[str],
 ) -> Iterator[tuple[str, int | None]]:
     left, right = dict(leaves(expected, name)), dict(leaves(got, name))
     if list(left) != list(right):
         missing, extra = [path for path in left if path not in right], [path for path in right if path not in left]
         problems.append(f"{name}: missing: {', '.join(missing) or 'nothing'}; not in training: {', '.join(extra) or 'nothing'}")
         return
+    # What is ignored may be what told training to leave rows out.
+    may_have_more = bool(prod.parts.program.ignored)
     for path, before in left.items():
         after = right[path]
-        if prod.is_frame(before):
+        if path in keys:
             if not prod.is_frame(after):
                 problems.append(f"{path}: expected a table, got {type(after).__name__}")
                 continue
             first, second = prod.to_arrow(before), prod.to_arrow(after)
-            problem = compare_tables(first, second, tolerance, tolerances)
-            if problem:
-                problems.append(f"{path}: {problem}")
-            else:
-                yield path, first.num_rows
+            found = compare_tables(first, second, tolerance, tolerances, keys[path], may_have_more=may_have_more)
+            if found.problem:
+                problems.append(f"{path}: {found.problem}")
+                continue
+            if found.extra:
+                notes.append(f"{path}: {found.extra:,} rows that training left out, as something is ignored")
+            yield path, found.rows
         elif _equal_values(before, after, tolerance):
             yield path, None
         else:
@@ -197,88 +218,3 @@ def _equal_values(before: Any, after: Any, tolerance: float) -> bool:
 
     # Objects without an order of their own are compared by what they are made of.
     return pickle.dumps(before) == pickle.dumps(after)
-
-
-def compare_tables(before: Any, after: Any, tolerance: float, tolerances: Mapping[str, float]) -> str:
-    """Say how two Arrow tables differ, whatever the order of their rows; "" if they do not.
-
-    Args:
-        before, after: What is expected, and what there is.
-        tolerance: Relative and absolute difference that numbers with a fraction may have.
-        tolerances: The same by column.
-    """
-    if sorted(before.schema.names) != sorted(after.schema.names):
-        missing = [name for name in before.schema.names if name not in after.schema.names]
-        extra = [name for name in after.schema.names if name not in before.schema.names]
-        return f"columns differ; missing: {', '.join(missing) or 'none'}; not in training: {', '.join(extra) or 'none'}"
-    if before.num_rows != after.num_rows:
-        return f"expected {before.num_rows:,} rows, got {after.num_rows:,}"
-    after = after.select(before.schema.names)
-    pa, pc = import_module("pyarrow"), import_module("pyarrow.compute")
-    columns: list[Any] = []
-    for item in before.schema:
-        column = after.column(item.name)
-        if column.type != item.type:
-            try:
-                column = column.cast(item.type)
-            except pa.ArrowException:
-                return f"column {item.name!r}: expected {item.type}, got {column.type}"
-        columns.append(column)
-    after = pa.Table.from_arrays(columns, schema=pa.schema([pa.field(item.name, item.type) for item in before.schema]))
-    return _different_rows(pa, pc, before, after, tolerance, tolerances)
-
-
-def _different_rows(pa: Any, pc: Any, before: Any, after: Any, tolerance: float, tolerances: Mapping[str, float]) -> str:
-    """Sort both by all columns that are compared exactly, then by the others, and compare row by row."""
-    inexact = [item.name for item in before.schema if pa.types.is_floating(item.type) or pa.types.is_decimal(item.type)]
-    exact = [name for name in before.schema.names if name not in inexact]
-    try:
-        sides = [
-            table.take(pc.sort_indices(_sortable(pa, pc, table), sort_keys=[(name, "ascending") for name in (*exact, *inexact)]))
-            for table in (before, after)
-        ]
-    except (pa.ArrowException, TypeError):
-        sides = [before, after]
-    wrong: list[tuple[str, Any]] = []
-    for name in before.schema.names:
-        first, second = (side.column(name).combine_chunks() for side in sides)
-        same = _same(pa, pc, first, second, tolerances.get(name, tolerance) if name in inexact else None)
-        if not all(same):
-            wrong.append((name, [number for number, equal in enumerate(same) if not equal]))
-    if not wrong:
-        return ""
-    rows = sorted({number for _, numbers in wrong for number in numbers})
-    shown = [
-        "  expected " + str(sides[0].slice(number, 1).to_pylist()[0]) + "\n  got      " + str(sides[1].slice(number, 1).to_pylist()[0])
-        for number in rows[:_SHOWN]
-    ]
-    names = ", ".join(f"{name!r} ({len(numbers):,} rows)" for name, numbers in wrong)
-    return f"{len(rows):,} of {before.num_rows:,} rows differ, in {names}; the first:\n" + "\n".join(shown)
-
-
-def _sortable(pa: Any, pc: Any, table: Any) -> Any:
-    """Return a table whose numbers are rounded, so that noise does not change the order of rows."""
-    columns: list[Any] = []
-    for item, column in zip(table.schema, table.columns, strict=True):
-        if pa.types.is_floating(item.type):
-            # Single precision keeps seven digits.
-            columns.append(pc.cast(column, pa.float32(), safe=False))
-        elif pa.types.is_dictionary(item.type):
-            columns.append(column.cast(item.type.value_type))
-        else:
-            columns.append(column)
-    return pa.table(columns, names=table.schema.names)
-
-
-def _same(pa: Any, pc: Any, first: Any, second: Any, tolerance: float | None) -> list[bool]:
-    if tolerance is None or not pa.types.is_floating(first.type):
-        if first.equals(second):
-            return []
-        return [one == two for one, two in zip(first.to_pylist(), second.to_pylist(), strict=True)]
-    both_null = pc.and_(pc.is_null(first, nan_is_null=True), pc.is_null(second, nan_is_null=True))
-    # Equal infinities have no difference.
-    near = pc.less_equal(
-        pc.abs(pc.subtract(first, second)), pc.add(pc.multiply(pc.abs(first), tolerance), pa.scalar(tolerance, first.type))
-    )
-    equal = pc.or_kleene(pc.equal(first, second), near)
-    return pc.or_(both_null, pc.fill_null(equal, False)).to_pylist()
