@@ -38,8 +38,10 @@ _STATE: Final = """
     SELECT 'function', n.nspname, p.proname, p.oid::bigint, p.xmin::text FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname !~ '^(pg_|information_schema$)' AND n.nspname <> %(own)s"""
 
+#: How many rows this session has written to each table. Despite its name, the view also counts those of earlier transactions of the session, until
+#: the server adds them to its statistics (about once in a second, never within a transaction), so that only the change since a begin tells something.
 _WRITTEN: Final = """
-    SELECT schemaname, relname FROM pg_catalog.pg_stat_xact_user_tables
+    SELECT schemaname, relname, n_tup_ins + n_tup_upd + n_tup_del FROM pg_catalog.pg_stat_xact_user_tables
     WHERE n_tup_ins + n_tup_upd + n_tup_del > 0 AND schemaname <> %(own)s AND schemaname !~ '^pg_' ORDER BY 1, 2"""
 
 _CREATED: Final = """
@@ -123,15 +125,15 @@ def _execute(link: PostgresLink, connection: Any, statement: str, told: str, whe
         raise translated from error
 
 
-def _state(connection: Any, own: str) -> dict[tuple[str, int], tuple[Any, ...]]:
-    return {(row[0], row[3]): tuple(row) for row in connection.execute(_STATE, {"own": own}).fetchall()}
+def _state(connection: Any, own: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    there = {(row[0], row[3]): tuple(row) for row in connection.execute(_STATE, {"own": own}).fetchall()}
+    written = {("rows", *row[:2]): ("table", *row) for row in connection.execute(_WRITTEN, {"own": own}).fetchall()}
+    return {**there, **written}
 
 
-def _refuse_changes(connection: Any, before: Mapping[tuple[str, int], tuple[Any, ...]], own: str, order: ScriptOrder) -> None:
+def _refuse_changes(connection: Any, before: Mapping[tuple[Any, ...], tuple[Any, ...]], own: str, order: ScriptOrder) -> None:
     after = _state(connection, own)
-    changed = [row for key, row in {**before, **after}.items() if before.get(key) != after.get(key)]
-    written = [("table", *row) for row in connection.execute(_WRITTEN, {"own": own}).fetchall()]
-    touched = [*changed, *written]
+    touched = [row for key, row in {**before, **after}.items() if before.get(key) != after.get(key)]
     if touched:
         kind, schema, name = touched[0][:3]
         what = f"{kind} {schema}.{name}" if name else f"{kind} {schema}"
