@@ -432,14 +432,6 @@ def test_a_column_that_no_table_can_keep_is_named(shop, make):
 # --- the page -----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_names_every_test():
-    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text(encoding="utf-8")))
-    here = Path(__file__).parent
-    files = [Path(__file__), here / "test_full_disk.py", here / "test_read_only_folder.py"]
-    there_are = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)}
-    assert named == there_are - {"test_the_page_names_every_test"}
-
-
 def test_a_lost_file_is_told_too_where_only_the_new_rows_show_that_it_is_needed(config, store_folder, caplog, tables_of):
     @materialize
     def streamed():
@@ -452,3 +444,11 @@ def test_a_lost_file_is_told_too_where_only_the_new_rows_show_that_it_is_needed(
     flow.run(config=config, fail_fast=True)
     assert "stored streamed, which has the same rows, is gone or damaged" in caplog.text
     assert tables_of(config)["s"]["streamed"]["x"].to_list() == [1, 2]
+
+
+def test_the_page_names_every_test():
+    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text(encoding="utf-8")))
+    here = Path(__file__).parent
+    files = [Path(__file__), here / "test_full_disk.py", here / "test_read_only_folder.py"]
+    there_are = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)}
+    assert named == there_are - {"test_the_page_names_every_test"}
