@@ -61,7 +61,7 @@ def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -
 
 def open_table_store(config: ConfigContext) -> TableStore:
     """Open the store of the tables."""
-    more = {"beside_catalog": True} if config.table_store.kind == "sql" and catalog_place(config).beside_tables else {}
+    more = {"beside_catalog": catalog_place(config).beside_tables, "base_dir": config.base_dir} if config.table_store.kind == "sql" else {}
     return _make(config.table_store, "table_store", config, more)
 
 

@@ -18,7 +18,6 @@ from pipedag_core.errors import MaterializationError, PipedagError, QueryFailed,
 from pipedag_core.hashing import digest
 from pipedag_core.naming import quote_identifier, quote_literal
 from pipedag_core.stores import long_query
-from pipedag_core.stores.layout import place
 
 log = logging.getLogger(__name__)
 
@@ -208,42 +207,42 @@ def copy_query(connection: Any, query: str, path: Path, casts: Sequence[tuple[st
     long_query.execute(connection, copy_statement(query, path, casts))
 
 
-def content_hash(connection: Any, path: Path, schema_digest: str) -> str:
-    """Return a hash of the rows of a Parquet file in which their order does not count, but how often each occurs does; and behind `#` one of their order.
+def content_hash(connection: Any, source: str, schema_digest: str) -> str:
+    """Return a hash of the rows of a table in which their order does not count, but how often each occurs does; and behind `#` one of their order.
 
     Each row is hashed twice, over its columns forwards and backwards; the hashes are mixed once more, so that rows which swap
     single values do not cancel out, and summed without overflow.
 
     Args:
         connection: Any connection.
-        path: The file.
+        source: What stands behind FROM to read it.
         schema_digest: Hash of its columns' names and types.
     """
-    relation = connection.sql(f"FROM {place(path)}")
+    relation = connection.sql(f"FROM {source}")
     terms = [term for name, kind in zip(relation.columns, relation.types, strict=True) for term in _hash_terms(name, kind)]
     forwards, backwards = ", ".join(terms), ", ".join(reversed(terms))
     [row] = long_query.execute(
         connection,
         f"SELECT count(*), sum(hash(a)), sum(hash(b)), sum(hash(a, n)) FROM (SELECT hash({forwards}) AS a, hash('pipedag', {backwards}) AS b, "
-        f"row_number() OVER () AS n FROM {place(path)})",
+        f"row_number() OVER () AS n FROM {source})",
     ).fetchall()
     # DuckDB may change its hash function with any release.
     return f"duckdb3:{duckdb.__version__}:{digest(schema_digest, *(str(part) for part in row[:3]))}#{digest(str(row[3]))}"
 
 
-def count_nulls(connection: Any, path: Path, columns: Sequence[str]) -> dict[str, int]:
-    """Return how many nulls columns of a Parquet file hold, for those of which the file does not say it."""
+def count_nulls(connection: Any, source: str, columns: Sequence[str]) -> dict[str, int]:
+    """Return how many nulls these columns hold; `source` stands behind FROM to read the table."""
     counts = ", ".join(f"count(*) - count({quote_identifier(name)})" for name in columns)
-    [row] = long_query.execute(connection, f"SELECT {counts} FROM {place(path)}").fetchall()
+    [row] = long_query.execute(connection, f"SELECT {counts} FROM {source}").fetchall()
     return dict(zip(columns, row, strict=True))
 
 
-def duplicate_key(connection: Any, path: Path, key: Sequence[str]) -> tuple[tuple[object, ...], int, int] | None:
-    """Return the key that occurs most often in a Parquet file, if any does more than once: its values, how often, and how many such keys there are."""
+def duplicate_key(connection: Any, source: str, key: Sequence[str]) -> tuple[tuple[object, ...], int, int] | None:
+    """Return the key that occurs most often, if any does more than once: its values, how often, and how many such keys there are."""
     columns = ", ".join(map(quote_identifier, key))
     found = long_query.execute(
         connection,
-        f"SELECT {columns}, count(*), count(*) OVER () FROM {place(path)} GROUP BY {columns} HAVING count(*) > 1 "
+        f"SELECT {columns}, count(*), count(*) OVER () FROM {source} GROUP BY {columns} HAVING count(*) > 1 "
         f"ORDER BY count(*) DESC, {columns} LIMIT 1",
     ).fetchall()
     return None if not found else (tuple(found[0][:-2]), found[0][-2], found[0][-1])

@@ -128,8 +128,8 @@ def check_names(names: Sequence[str], where: str) -> None:
         seen[name.lower()] = name
 
 
-def check_types(schema: pa.Schema, where: str) -> None:
-    """Refuse types that Parquet, or DuckDB reading it, would change into something with less information.
+def check_types(schema: pa.Schema, where: str, keeper: str = "Parquet") -> None:
+    """Refuse types that `keeper`, or DuckDB reading it, would change into something with less information.
 
     Raises:
         MaterializationError: Naming the column and what to cast it to.
@@ -138,7 +138,7 @@ def check_types(schema: pa.Schema, where: str) -> None:
         problem = _refused(field.type)
         if problem is not None:
             raise MaterializationError(
-                f"{where}: column {field.name!r} has Arrow type {field.type}, which Parquet does not keep. {problem}", column=field.name
+                f"{where}: column {field.name!r} has Arrow type {field.type}, which {keeper} does not keep. {problem}", column=field.name
             )
 
 

@@ -314,11 +314,11 @@ class ParquetSession:
             return
         try:
             unknown = [name for name in filled if found.nulls.get(name) is None]
-            counted = _engine_module().count_nulls(connection or self._connection(), path, unknown) if unknown else {}
+            counted = _engine_module().count_nulls(connection or self._connection(), place(path), unknown) if unknown else {}
             table_options.refuse_nulls({name: counted.get(name, found.nulls.get(name) or 0) for name in filled}, found.rows, where)
             if not options.primary_key:
                 return
-            double = _engine_module().duplicate_key(connection or self._connection(), path, options.primary_key)
+            double = _engine_module().duplicate_key(connection or self._connection(), place(path), options.primary_key)
         except duckdb.Error as error:
             raise self._translate(error, where, f"(constraints of {path})", ()) from error
         if double is not None:
@@ -329,7 +329,7 @@ class ParquetSession:
         import duckdb
 
         try:
-            return _engine_module().content_hash(connection, path, schema)
+            return _engine_module().content_hash(connection, place(path), schema)
         except duckdb.Error as error:
             raise self._translate(error, where, f"(content hash of {path})", ()) from error
 

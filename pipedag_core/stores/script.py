@@ -24,9 +24,9 @@ _REACHING_OUT: Final = frozenset(
 )
 
 _OBJECTS: Final = """
-    SELECT schema_name, table_name, 'table', table_oid, '' FROM duckdb_tables() WHERE database_name = 'memory' AND NOT internal
+    SELECT schema_name, table_name, 'table', table_oid, '' FROM duckdb_tables() WHERE database_name = ? AND NOT internal
     UNION ALL
-    SELECT schema_name, view_name, 'view', view_oid, sql FROM duckdb_views() WHERE database_name = 'memory' AND NOT internal
+    SELECT schema_name, view_name, 'view', view_oid, sql FROM duckdb_views() WHERE database_name = ? AND NOT internal
     ORDER BY 4
 """
 
@@ -35,7 +35,13 @@ Translate = Callable[[Any, str, str, Sequence[tuple[str, str]]], Exception]
 
 
 def run(
-    connection: Any, prepared: Prepared, inputs: Sequence[tuple[StoredTable, str]], stage: str, where: str, translate: Translate
+    connection: Any,
+    prepared: Prepared,
+    inputs: Sequence[tuple[StoredTable, str]],
+    stage: str,
+    where: str,
+    translate: Translate,
+    database: str = "memory",
 ) -> Mapping[str, str]:
     """Run a script.
 
@@ -46,6 +52,7 @@ def run(
         stage: Schema for names without one.
         where: For messages.
         translate: Makes errors of DuckDB into ours.
+        database: DuckDB's name for that database.
 
     Returns:
         Readable name -> query that gives the table or view which the script left in the stage's schema, in the order of creation.
@@ -54,7 +61,7 @@ def run(
         QueryFailed: A statement failed; the message has its number and text.
         MaterializationError: The script reaches or writes elsewhere, or changed an input.
     """
-    before = _prepare_database(connection, inputs, stage, where, translate)
+    before = _prepare_database(connection, inputs, stage, where, translate, database)
     statements = sqltext.split(prepared.text)
     readable = sqltext.split(prepared.readable)
     for number, (statement, shown) in enumerate(zip(statements, readable, strict=True), start=1):
@@ -73,34 +80,34 @@ def run(
             if isinstance(translated, QueryFailed):
                 translated.__dict__["statement"] = number
             raise translated from error
-    return _created(connection, before, stage, where)
+    return _created(connection, before, stage, where, database)
 
 
 def _prepare_database(
-    connection: Any, inputs: Sequence[tuple[StoredTable, str]], stage: str, where: str, translate: Translate
+    connection: Any, inputs: Sequence[tuple[StoredTable, str]], stage: str, where: str, translate: Translate, database: str
 ) -> dict[tuple[str, str], tuple[Any, ...]]:
     try:
         for schema in dict.fromkeys([stage, *(table.stage for table, _ in inputs)]):
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_in_memory(schema)}")
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_schema(database, schema)}")
         for (schema, name), place in {(table.stage, table.name): place for table, place in inputs}.items():
-            connection.execute(f"CREATE VIEW {_in_memory(schema)}.{quote_identifier(name)} AS FROM {place}")
-        connection.execute(f"USE {_in_memory(stage)}")
+            connection.execute(f"CREATE VIEW {_schema(database, schema)}.{quote_identifier(name)} AS FROM {place}")
+        connection.execute(f"USE {_schema(database, stage)}")
     except duckdb.Error as error:
         raise translate(error, f"{where}, before its first statement", "(making the inputs visible)", ()) from error
-    return _objects(connection)
+    return _objects(connection, database)
 
 
-def _in_memory(schema: str) -> str:
+def _schema(database: str, schema: str) -> str:
     # With its database, since a schema may be called like one (`temp`).
-    return f"{quote_identifier('memory')}.{quote_identifier(schema)}"
+    return f"{quote_identifier(database)}.{quote_identifier(schema)}"
 
 
-def _objects(connection: Any) -> dict[tuple[str, str], tuple[Any, ...]]:
-    return {(schema, name): tuple(rest) for schema, name, *rest in connection.execute(_OBJECTS).fetchall()}
+def _objects(connection: Any, database: str) -> dict[tuple[str, str], tuple[Any, ...]]:
+    return {(schema, name): tuple(rest) for schema, name, *rest in connection.execute(_OBJECTS, [database, database]).fetchall()}
 
 
-def _created(connection: Any, before: Mapping[tuple[str, str], tuple[Any, ...]], stage: str, where: str) -> dict[str, str]:
-    after = _objects(connection)
+def _created(connection: Any, before: Mapping[tuple[str, str], tuple[Any, ...]], stage: str, where: str, database: str) -> dict[str, str]:
+    after = _objects(connection, database)
     for schema, name in before:
         if after.get((schema, name)) != before[schema, name]:
             raise MaterializationError(
@@ -118,5 +125,5 @@ def _created(connection: Any, before: Mapping[tuple[str, str], tuple[Any, ...]],
         readable = normalize(name, "table name")
         if readable in queries:
             raise DuplicateName(f"{where} created two tables named {readable!r}. Rename one.", table=readable)
-        queries[readable] = f"FROM {_in_memory(schema)}.{quote_identifier(name)}"
+        queries[readable] = f"FROM {_schema(database, schema)}.{quote_identifier(name)}"
     return queries

@@ -51,7 +51,7 @@ class SqlSession:
         place = self._names.place(table.location)
         try:
             if form is Form.QUERY:
-                return QuerySource(place.sql, self._link.source(place))
+                return QuerySource(self._dialect.named(place), self._link.source(place))
             return BatchSource(self._link.stream(place, table.schema))
         except TableIsGone as error:
             raise StoredDataMissing(
@@ -66,7 +66,9 @@ class SqlSession:
         """Turn a query or a script into what is hashed, what is run and what is shown; see `pipedag_core.stores.sqltext`."""
         from pipedag_core.stores import sqltext
 
-        return sqltext.prepare(sql, placeholders, stages, lambda table: self._names.place(table.location).sql, self._dialect.syntax)
+        return sqltext.prepare(
+            sql, placeholders, stages, lambda table: self._dialect.named(self._names.place(table.location)), self._dialect.syntax
+        )
 
     def hash_rows(self, data: TableData) -> str | None:
         """Return the content hash of rows in memory, as `write` finds it; None for all else."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
 
 from pipedag_core.errors import ConfigError, StoreError
 from pipedag_core.ports.catalogs import GenerationKey, Publication
@@ -22,17 +23,27 @@ class SqlStore:
     """Keeps tables in a database; implements `pipedag_core.ports.stores.TableStore`.
 
     Args:
-        url: The database: `postgresql://...`.
+        url: The database: `postgresql://...` or `duckdb:///path`.
         schema_prefix, schema_suffix: Stand around the names of all schemas.
         beside_catalog: The catalog is in the same database, so that commits switch readable names in its transaction.
+        base_dir: Where the path of a file begins.
         options: What the database's dialect takes besides.
 
     Raises:
         ConfigError: There is no dialect for this kind of database.
     """
 
-    def __init__(self, url: str, *, schema_prefix: str = "", schema_suffix: str = "", beside_catalog: bool = False, **options: Any) -> None:
-        self._dialect, self._names = _opened(url, schema_prefix, schema_suffix, beside_catalog, options)
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema_prefix: str = "",
+        schema_suffix: str = "",
+        beside_catalog: bool = False,
+        base_dir: Path | None = None,
+        **options: Any,
+    ) -> None:
+        self._dialect, self._names = _opened(url, schema_prefix, schema_suffix, beside_catalog, base_dir, options)
         self._capabilities = Capabilities(
             reads=self._dialect.reads,
             writes=frozenset({Form.BATCHES, Form.QUERY}),
@@ -125,11 +136,45 @@ class SqlStore:
             return None
 
 
-def _opened(url: str, prefix: str, suffix: str, beside_catalog: bool, options: Mapping[str, Any]) -> tuple[Dialect, Names]:
-    kind = url.partition(":")[0].partition("+")[0]
-    if kind in ("postgresql", "postgres"):
+#: What only one of the dialects takes.
+_ONLY: Final[Mapping[str, frozenset[str]]] = {
+    "postgresql": frozenset(
+        {
+            "commit_wait",
+            "keep_dependent_views",
+            "materialization_details",
+            "max_connections",
+            "connect_timeout",
+            "statement_timeout",
+            "create_database",
+        }
+    ),
+    "duckdb": frozenset({"file_wait", "memory_limit", "temp_directory", "threads"}),
+}
+
+
+def _opened(
+    url: str, prefix: str, suffix: str, beside_catalog: bool, base_dir: Path | None, options: Mapping[str, Any]
+) -> tuple[Dialect, Names]:
+    scheme = url.partition(":")[0].partition("+")[0]
+    kind = "postgresql" if scheme == "postgres" else scheme
+    if kind not in _ONLY:
+        raise ConfigError(f"The SQL store has no dialect for {kind!r} databases. It has: {', '.join(_ONLY)}.", kind=kind)
+    foreign = sorted(options.keys() - _ONLY[kind])
+    if foreign:
+        raise ConfigError(
+            f"table_store.args: a {kind} database takes no {', '.join(foreign)}. It takes: url, schema_prefix, schema_suffix, {', '.join(sorted(_ONLY[kind]))}.",
+            kind=kind,
+        )
+    if kind == "postgresql":
         from pipedag_core.stores.dialects.postgres import MAX_NAME, PostgresDialect
 
         names = Names(prefix, suffix, MAX_NAME)
         return PostgresDialect(url, names, beside_catalog=beside_catalog, **options), names
-    raise ConfigError(f"The SQL store has no dialect for {kind!r} databases. It has: postgresql.", kind=kind)
+    from pipedag_core.stores.dialects import duckdb
+
+    path = url.removeprefix("duckdb:///")
+    if path == url or not path or path == ":memory:":
+        raise ConfigError(f"table_store.args.url is {url!r}, but a DuckDB file is written as duckdb:///path, on a local disk.", kind=kind)
+    names = Names(prefix, suffix, duckdb.MAX_NAME)
+    return duckdb.DuckdbDialect((base_dir or Path.cwd()) / Path(path).expanduser(), names, **options), names

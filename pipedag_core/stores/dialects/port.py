@@ -161,6 +161,10 @@ class Dialect(Protocol):
         """Longest name of a table or column."""
         ...
 
+    def named(self, place: Place) -> str:
+        """Return what stands behind FROM to read a place."""
+        ...
+
     def link(self, label: str) -> Link:
         """Return a task's way to the database; nothing is opened yet. `label` (flow and task) is shown where the database can show it."""
         ...

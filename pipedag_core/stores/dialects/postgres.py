@@ -111,6 +111,10 @@ class PostgresDialect:
             self._arrow = self._arrow or made
         return self._arrow
 
+    def named(self, place: Place) -> str:
+        """Return schema and table, quoted."""
+        return place.sql
+
     def link(self, label: str) -> PostgresLink:
         """Return a task's way to the database."""
         return PostgresLink(self, label)

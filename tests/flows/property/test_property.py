@@ -28,6 +28,7 @@ from tests.flows.property.edits import EDITS, Drawn, apply
 from tests.flows.property.machine import WAYS, EditedFlow
 from tests.flows.property.memory import Retention
 from tests.flows.property.model import KINDS, Model, Source, Stage, Task
+from tests.flows.property.on_duckdb import EditedOnDuckdb
 from tests.flows.property.on_postgres import EditedOnPostgres
 
 LIFE = 25
@@ -36,6 +37,7 @@ IS_CI = "CI" in os.environ
 EDITS_WANTED = int(os.environ.get("PIPEDAG_PROPERTY_EDITS", "1000" if IS_CI else "300"))
 
 EDITS_ON_POSTGRES = int(os.environ.get("PIPEDAG_PROPERTY_EDITS_POSTGRES", "200" if IS_CI else "50"))
+EDITS_ON_DUCKDB = int(os.environ.get("PIPEDAG_PROPERTY_EDITS_DUCKDB", "200" if IS_CI else "50"))
 
 
 @pytest.fixture
@@ -70,15 +72,25 @@ def test_an_edited_flow_shows_what_a_run_from_scratch_would_show(part, new_folde
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_an_edited_flow_on_postgresql_shows_what_the_flow_says(new_folder, postgres_url):
-    def machine() -> EditedOnPostgres:
-        return EditedOnPostgres(new_folder, postgres_url)
+    _live(lambda: EditedOnPostgres(new_folder, postgres_url), EDITS_ON_POSTGRES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_an_edited_flow_in_a_duckdb_file_shows_what_the_flow_says(new_folder):
+    _live(lambda: EditedOnDuckdb(new_folder, ""), EDITS_ON_DUCKDB)
+
+
+def _live(new_machine, edits):
+    def machine() -> EditedFlow:
+        return new_machine()
 
     if IS_CI:
         seed(0)(machine)
     run_state_machine_as_test(
         machine,  # pyright: ignore[reportArgumentType]
         settings=settings(
-            max_examples=max(1, EDITS_ON_POSTGRES // LIFE),
+            max_examples=max(1, edits // LIFE),
             stateful_step_count=LIFE,
             suppress_health_check=list(HealthCheck),
             deadline=None,
