@@ -18,6 +18,10 @@ class Fails(Exception):
     """The step fails."""
 
 
+class Dies(Exception):
+    """The run is killed while the task's function runs."""
+
+
 @dataclass(frozen=True)
 class Input:
     identity: Hashable
@@ -47,7 +51,7 @@ def shape_of(task: Task) -> Hashable:
 
 
 class Execution:
-    """One task step."""
+    """One task step. It dies before it records, or in a call of the task's function (0: in none)."""
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Execution:
         mode: str,
         forced: bool,
         dies: bool,
+        dies_in_call: int,
     ) -> None:
         self.simulation = simulation
         self.memory = simulation.memory
@@ -70,6 +75,8 @@ class Execution:
         self.mode = mode
         self.forced = forced
         self.dies = dies
+        self.dies_in_call = dies_in_call
+        self.calls = 0
         self.made = 0
         self.by_base = self.options.mode == "ignore_fresh_input" and task.cached
 
@@ -186,6 +193,9 @@ class Execution:
             self.simulation.expected.struck += 1
 
     def _call(self) -> None:
+        self.calls += 1
+        if self.calls == self.dies_in_call:
+            raise Dies
         self.simulation.expected.calls[self.task.uid] += 1
         if self.task.failing is not Failing.NO:
             raise Fails

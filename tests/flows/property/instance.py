@@ -56,6 +56,7 @@ class Watcher:
     killed: str | None = None
     warnings: list[str] = field(default_factory=list)
     _passed: int = 0
+    _calls: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_event(self, event: Any) -> None:
@@ -73,6 +74,7 @@ class Watcher:
     def called(self, task: Task) -> None:
         with self._lock:
             self.calls[task.uid] += 1
+            self._calls = self.calls[task.uid]
         self._reached("call")
 
     def _reached(self, point: str) -> None:
@@ -86,7 +88,7 @@ class Watcher:
 
     @property
     def seen(self) -> Seen:
-        return Seen(tuple(self.steps), self.killed)
+        return Seen(tuple(self.steps), self.killed, self._calls)
 
 
 class QuietStore:

@@ -130,6 +130,7 @@ class Memory:
 
     def record(self, generation: Generation, task: str, result: Result) -> Result:
         """Record a task's result."""
+        self.order_matters |= any(_competes(result, other) for name, other in generation.results.items() if name != task)
         self._recorded += 1
         generation.results[task] = replace(result, number=self._recorded)
         return generation.results[task]
@@ -264,6 +265,14 @@ class Memory:
     def visible(self) -> dict[str, dict[str, Content]]:
         """Return stage -> readable name -> content, of what readers see."""
         return {stage: {name: item.shown for name, item in one.entries.items()} for stage, one in self.current.items()}
+
+
+def _competes(new: Result, old: Result) -> bool:
+    """Return whether a later run that asks for neither's fresh input could find both, and takes the one that was recorded last."""
+    if new.base is not None and new.base == old.base and new.parts != old.parts:
+        return True
+    ours, theirs = (item.parts if isinstance(item.parts, tuple) else () for item in (new, old))
+    return any(a is not b and a.base_key == b.base_key for a in ours for b in theirs)
 
 
 def _equal(old: Result, new: Result) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.flows.property.contents import Frame
-from tests.flows.property.execution import Execution, Fails, Input, Inputs, shape_of
+from tests.flows.property.execution import Dies, Execution, Fails, Input, Inputs, shape_of
 from tests.flows.property.memory import Generation, Memory, Result
 from tests.flows.property.model import Model, Task
 
@@ -40,10 +40,12 @@ class Seen:
     Attributes:
         steps: (id, whether it was started) of the steps that were started or skipped, in order.
         killed: The point at which the run was killed in the last of these, or None.
+        calls: How often that step had called its task's function, the last time included.
     """
 
     steps: tuple[tuple[str, bool], ...]
     killed: str | None
+    calls: int = 0
 
 
 @dataclass
@@ -101,7 +103,7 @@ class Simulation:
                 if kind == "open":
                     outcome = self._do_open(name)
                 elif kind == "task":
-                    outcome = self._do_task(self._tasks[step], killed)
+                    outcome = self._do_task(self._tasks[step], killed, seen.calls)
                 elif kind == "commit":
                     outcome = self._do_commit(name) if killed != "before_commit" else "killed"
                 elif killed != "before_finish":
@@ -143,18 +145,19 @@ class Simulation:
 
     # --- tasks
 
-    def _do_task(self, task: Task, killed: str | None) -> str:
+    def _do_task(self, task: Task, killed: str | None, calls: int) -> str:
         inputs = self._inputs(task)
-        if killed == "call":
-            return "killed"
         mode = task.kind.mode
         forced = (
             self.options.mode == "force_cache_invalid"
             or (self.options.mode == "force_fresh_input" and task.cached)
             or (self.options.ignore_version and (mode == "version" or (mode == "lazy" and task.versioned)))
         )
-        one = Execution(self, task, inputs, mode, forced, killed == "before_record")
-        return one.lazy() if mode == "lazy" else one.eager()
+        one = Execution(self, task, inputs, mode, forced, killed == "before_record", calls if killed == "call" else 0)
+        try:
+            return one.lazy() if mode == "lazy" else one.eager()
+        except Dies:
+            return "killed"
 
     def _inputs(self, task: Task) -> Inputs:
         found = Inputs(task)

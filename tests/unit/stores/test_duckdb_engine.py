@@ -11,6 +11,7 @@ from pipedag_core import duckdb_types
 from pipedag_core.errors import MaterializationError, PipedagError, QueryFailed, StoreError
 from pipedag_core.stores import duckdb_engine
 from pipedag_core.stores.duckdb_engine import Engine
+from pipedag_core.stores.layout import place
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_kept_type_comes_back_exactly(connection, tmp_path, kind):
     query = f"SELECT CAST({KEPT[kind]} AS {kind}) AS x"
     columns = duckdb_engine.columns_of(connection, query, "here")
     duckdb_engine.copy_query(connection, query, tmp_path / "x.parquet", duckdb_engine.projection(columns, {}, "here"))
-    again = f"SELECT x, typeof(x), x::VARCHAR FROM {duckdb_engine.place(tmp_path / 'x.parquet')}"
+    again = f"SELECT x, typeof(x), x::VARCHAR FROM {place(tmp_path / 'x.parquet')}"
     assert str(connection.sql(again).fetchall()) == str(connection.sql(f"SELECT x, typeof(x), x::VARCHAR FROM ({query})").fetchall())
 
 
@@ -164,7 +165,7 @@ def test_settings_that_duckdb_refuses_are_named(tmp_path):
 def content(table: pa.Table, path) -> str:
     pq.write_table(table, path)
     with duckdb.connect() as connection:
-        return duckdb_engine.content_hash(connection, path, "schema")
+        return duckdb_engine.content_hash(connection, place(path), "schema")
 
 
 VALUES = st.lists(
