@@ -6,6 +6,7 @@ Hooks and stores both need it and do not know each other, hence its place below 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final
 
@@ -28,6 +29,19 @@ def from_arrow(schema: Any) -> TableSchema:
     fields = [_cleaned(field) for field in pa.schema(schema)]
     raw: bytes = pa.schema(fields).serialize().to_pybytes()
     return TableSchema(tuple(Column(field.name, str(field.type), field.nullable) for field in fields), raw)
+
+
+def selected(sources: Sequence[TableSchema], columns: Sequence[tuple[str, str]]) -> TableSchema:
+    """Return the columns of a view.
+
+    Args:
+        sources: What it selects from; columns of one name are of one type in all of them.
+        columns: (name in the view, name in the sources), in order.
+    """
+    pa = import_module("pyarrow")
+    schemas = [to_arrow(source) for source in sources]
+    nullable = {old: any(schema.field(old).nullable for schema in schemas) for _, old in columns}
+    return from_arrow(pa.schema([schemas[0].field(old).with_name(new).with_nullable(nullable[old]) for new, old in columns]))
 
 
 def to_arrow(schema: TableSchema) -> Any:

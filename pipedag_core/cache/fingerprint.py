@@ -7,13 +7,13 @@ and options. Consumers hash the identities of their inputs, so what an input *is
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from pipedag_core.cache import codec
 from pipedag_core.hashing import digest
-from pipedag_core.ports.data import TableOptions
+from pipedag_core.ports.data import Selection, TableOptions
 
 #: Grows when any rule of this file changes; older results are then not found.
 FORMAT = "1"
@@ -79,6 +79,21 @@ def options_text(options: TableOptions) -> str:
 def content_identity(content_hash: str, options: TableOptions) -> str:
     """Return the identity of a table whose content is known. The content hash covers the schema; what stands behind `#` in it, the order of rows, is left out."""
     return digest("content", FORMAT, content_hash.partition("#")[0], options_text(options))
+
+
+def view_identity(selection: Selection, sources: Sequence[str]) -> str:
+    """Return the identity of a view: what it selects, from what."""
+    return digest("view", FORMAT, codec.dumps([selection.columns, selection.sort_by, selection.limit, sources]))
+
+
+def external_key(*, stage: str, task: str, version: str, owner: str, name: str) -> str:
+    """Return the key under which a task's table that somebody else owns is found, without the cache function's value."""
+    return digest("external", FORMAT, stage, task, version, owner, name)
+
+
+def external_identity(owner: str, name: str, salt: str) -> str:
+    """Return the identity of a table that somebody else owns; nobody can see what it holds, so only `salt` tells one state from another."""
+    return digest("external table", FORMAT, owner, name, salt)
 
 
 def query_key(*, stage: str, task: str, version: str, canonical: str, options: TableOptions) -> str:

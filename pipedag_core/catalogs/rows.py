@@ -9,7 +9,7 @@ from typing import Any
 
 from pipedag_core.catalogs.transaction import Row
 from pipedag_core.ports.catalogs import NewObject, Owner, RunInfo, RunRow, TaskResult
-from pipedag_core.ports.data import Column, StoredBlob, StoredObject, StoredTable, TableOptions, TableSchema
+from pipedag_core.ports.data import Column, ExternalTable, StoredBlob, StoredObject, StoredTable, TableOptions, TableSchema
 
 
 def text_of(value: Any) -> str:
@@ -59,6 +59,8 @@ def stored(row: Row) -> StoredObject:
     id_, kind, stage, generation, name, location, identity, rows, size, columns, arrow, content_hash, options, query, format_, seal = row
     if kind == "blob":
         return StoredBlob(id_, stage, generation, name, location, identity, size, format_)
+    if kind == "external":
+        return ExternalTable(id_, stage, generation, location, name, identity)
     schema = _schema(columns, bytes(arrow))
     return StoredTable(id_, stage, generation, name, location, schema, identity, rows, size, content_hash, _options(options), query, seal)
 
@@ -66,20 +68,23 @@ def stored(row: Row) -> StoredObject:
 def object_values(new: NewObject) -> dict[str, object]:
     """Return the parameters with which a stored object is inserted."""
     item = new.stored
+    location, size = (item.owner, None) if isinstance(item, ExternalTable) else (item.location, item.size)
     common: dict[str, object] = {
         "id": item.id,
         "stage": item.stage,
         "generation": item.generation,
         "name": item.name,
-        "location": item.location,
+        "location": location,
         "identity": item.identity,
         "found_by": new.key,
         "base_found_by": new.base_key,
-        "size": item.size,
+        "size": size,
     }
+    empty = {"row_count": None, "columns": "[]", "arrow": b"", "content_hash": None, "options": "{}", "query": None, "seal": None}
     if isinstance(item, StoredBlob):
-        empty = {"row_count": None, "columns": "[]", "arrow": b"", "content_hash": None, "options": "{}", "query": None, "seal": None}
         return {**common, **empty, "kind": "blob", "format": item.format}
+    if isinstance(item, ExternalTable):
+        return {**common, **empty, "kind": "external", "format": ""}
     return {
         **common,
         "kind": "table",

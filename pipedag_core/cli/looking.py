@@ -17,7 +17,7 @@ from pipedag_core.cli.tables import count, moment, print_table, span
 from pipedag_core.config.context import ConfigContext
 from pipedag_core.errors import ConfigError, UnsupportedByStore
 from pipedag_core.ports.catalogs import Catalog, RunRow
-from pipedag_core.ports.data import BatchSource, Form, StoredBlob, StoredTable
+from pipedag_core.ports.data import BatchSource, Form, StoredTable
 
 
 def status(
@@ -220,7 +220,7 @@ def _find_table(catalog: Catalog, wanted: str, context: ConfigContext) -> Stored
     }
     if len(found) == 1:
         item = next(iter(found.values()))
-        if isinstance(item, StoredBlob):
+        if not isinstance(item, StoredTable):
             raise ConfigError(f"{next(iter(found))!r} is a blob, not a table: it has no rows to show.", table=wanted)
         return item
     if found:

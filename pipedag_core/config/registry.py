@@ -28,7 +28,7 @@ class Entry:
 TABLE_STORES: Final[Mapping[str, Entry]] = {
     "parquet": Entry(
         "pipedag_core.stores.parquet:ParquetStore",
-        {"base_path": PATH, "memory_limit": SIZE, "temp_directory": PATH, "threads": COUNT},
+        {"base_path": PATH, "memory_limit": SIZE, "temp_directory": PATH, "threads": COUNT, "external_schemas": Named(PATH)},
         ("base_path",),
     ),
     "sql": Entry(

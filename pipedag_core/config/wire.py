@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pipedag_core.config.catalog_place import catalog_place, local_path
 from pipedag_core.config.context import ConfigContext
-from pipedag_core.config.keys import PATH, Reader, Section
+from pipedag_core.config.keys import PATH, Kind, Named, Reader, Section
 from pipedag_core.config.registry import PARTS
 from pipedag_core.config.resolve import refuse
 from pipedag_core.config.settings import Attrs, PartSettings, reveal
@@ -143,7 +143,7 @@ def _make(part: PartSettings, section: str, config: ConfigContext, more: Mapping
         reader = Reader()
         args = Section(entry.args).read(args, f"{section}.args", reader)
         refuse(reader.faults, f"The {section} {part.kind!r}")
-        args = {key: local_path(str(value), config) if entry.args[key] is PATH else value for key, value in args.items()}
+        args = {key: _local(value, entry.args[key], config) for key, value in args.items()}
     try:
         cls = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
@@ -159,6 +159,13 @@ def _make(part: PartSettings, section: str, config: ConfigContext, more: Mapping
         return cls(**args, **(more or {}))
     except TypeError as error:
         raise ConfigError(f"The {section} {part.kind!r} does not take the arguments {sorted(args)}: {error}.", part=part.kind) from error
+
+
+def _local(value: Any, kind: Kind, config: ConfigContext) -> Any:
+    """Return an argument with paths as they are on this machine."""
+    if isinstance(kind, Named) and kind.item is PATH:
+        return {name: local_path(str(path), config) for name, path in value.items()}
+    return local_path(str(value), config) if kind is PATH else value
 
 
 #: Last part of class names that other configurations use -> the short name here.

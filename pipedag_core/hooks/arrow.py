@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipedag_core.hooks.forms import expect, read_form, refused, write_form
-from pipedag_core.ports.data import BatchData, BatchSource, FileData, FileSource, Form, StoredTable, TableData
+from pipedag_core.ports.data import BatchData, BatchSource, FileData, FileSource, Form, StoredView, TableData, TableSource
 from pipedag_core.ports.hooks import ReadContext, WriteContext
 
 
-def read_table(table: StoredTable, context: ReadContext) -> Any:
+def read_table(table: TableSource, context: ReadContext) -> Any:
     """Return the stored table as a `pyarrow.Table` without metadata of the schema as a whole."""
     paths = local_files(table, context)
     if paths is None:
@@ -23,7 +23,7 @@ def read_table(table: StoredTable, context: ReadContext) -> Any:
     return pa.concat_tables(parts).replace_schema_metadata(None)
 
 
-def read_stream(table: StoredTable, context: ReadContext) -> Any:
+def read_stream(table: TableSource, context: ReadContext) -> Any:
     """Return the stored table as a `pyarrow.RecordBatchReader`, to be read once."""
     if read_form(context, Form.BATCHES, Form.FILES) is Form.BATCHES:
         stream = expect(context.session.read(table, Form.BATCHES), BatchSource, table).stream
@@ -33,9 +33,9 @@ def read_stream(table: StoredTable, context: ReadContext) -> Any:
     return pa.RecordBatchReader.from_batches(files[0].schema_arrow, batches)
 
 
-def local_files(table: StoredTable, context: ReadContext) -> tuple[str, ...] | None:
+def local_files(table: TableSource, context: ReadContext) -> tuple[str, ...] | None:
     """Return the paths of the table's files if the store gives files on a local disk, else None."""
-    if Form.FILES not in context.capabilities.reads:
+    if Form.FILES not in context.capabilities.reads or isinstance(table, StoredView):
         return None
     paths = expect(context.session.read(table, Form.FILES), FileSource, table).paths
     return None if any("://" in path for path in paths) else paths
@@ -68,7 +68,7 @@ class ArrowHook:
 
     by_reference = False
 
-    def read(self, table: StoredTable, as_type: Any, context: ReadContext) -> Any:
+    def read(self, table: TableSource, as_type: Any, context: ReadContext) -> Any:
         """Return a `pyarrow.Table`, a single `RecordBatch`, or a `RecordBatchReader` that streams."""
         if as_type is pa.RecordBatchReader:
             return read_stream(table, context)

@@ -17,7 +17,7 @@ from pipedag_core.hooks import duckdb_trace
 from pipedag_core.hooks.arrow import batches, read_stream
 from pipedag_core.hooks.forms import expect, read_form, refused, write_form
 from pipedag_core.naming import quote_identifier, quote_literal
-from pipedag_core.ports.data import PLACEHOLDER_SCHEMA, FileData, Form, QuerySource, StoredTable, TableData, TableSchema
+from pipedag_core.ports.data import PLACEHOLDER_SCHEMA, FileData, Form, QuerySource, TableData, TableSchema, TableSource
 from pipedag_core.ports.hooks import ReadContext, WriteContext
 
 _EXECUTED: Final = (
@@ -38,7 +38,7 @@ class DuckDbHook:
 
     by_reference = False
 
-    def read(self, table: StoredTable, as_type: Any, context: ReadContext) -> Any:
+    def read(self, table: TableSource, as_type: Any, context: ReadContext) -> Any:
         """Return a relation over the stored table, with the argument's name as its alias."""
         if context.capabilities.dialect == "duckdb" and read_form(context, Form.QUERY, Form.BATCHES, Form.FILES) is Form.QUERY:
             source = expect(context.session.read(table, Form.QUERY), QuerySource, table)

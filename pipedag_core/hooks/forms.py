@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from pipedag_core.errors import MaterializationError, UnsupportedByStore
-from pipedag_core.ports.data import BatchSource, FileSource, Form, QuerySource, Source, StoredTable
+from pipedag_core.ports.data import BatchSource, FileSource, Form, QuerySource, Source, TableSource
 from pipedag_core.ports.hooks import ReadContext, WriteContext
 
 S = TypeVar("S", BatchSource, FileSource, QuerySource)
@@ -30,16 +30,14 @@ def write_form(context: WriteContext, *preferred: Form) -> Form:
     return _first(context.capabilities.writes, preferred, f"Task {context.task!r}: output {context.path!r} needs the store to take")
 
 
-def expect(source: Source, kind: type[S], table: StoredTable) -> S:
+def expect(source: Source, kind: type[S], table: TableSource) -> S:
     """Return the source as the kind that was asked for.
 
     Raises:
         UnsupportedByStore: The store answered with another kind.
     """
     if not isinstance(source, kind):
-        raise UnsupportedByStore(
-            f"Table {table.stage}.{table.name}: asked for a {kind.__name__}, the store gave a {type(source).__name__}."
-        )
+        raise UnsupportedByStore(f"Table {table.told}: asked for a {kind.__name__}, the store gave a {type(source).__name__}.")
     return source
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipedag_core.errors import ConfigError
 from pipedag_core.hooks.arrow import batches, read_table
 from pipedag_core.hooks.forms import refused
-from pipedag_core.ports.data import StoredTable, TableData
+from pipedag_core.ports.data import TableData, TableSource
 from pipedag_core.ports.hooks import ReadContext, WriteContext
 
 _NULLABLE: Final[Mapping[Any, Any]] = {
@@ -53,7 +53,7 @@ class PandasHook:
 
     by_reference = False
 
-    def read(self, table: StoredTable, as_type: Any, context: ReadContext) -> Any:
+    def read(self, table: TableSource, as_type: Any, context: ReadContext) -> Any:
         """Return a data frame with a `RangeIndex`.
 
         With the numpy back end, integers with nulls become float64, as is usual in pandas; where that would round, the column becomes a

@@ -16,7 +16,7 @@ from pipedag_core.hooks import polars_trace
 from pipedag_core.hooks.arrow import batches, read_stream
 from pipedag_core.hooks.forms import expect, refused, write_form
 from pipedag_core.naming import quote_identifier
-from pipedag_core.ports.data import FileData, FileSource, Form, StoredTable, TableData, TableSchema
+from pipedag_core.ports.data import FileData, FileSource, Form, StoredView, TableData, TableSchema, TableSource
 from pipedag_core.ports.hooks import ReadContext, WriteContext
 
 #: Schemes of URLs that polars reads itself.
@@ -29,8 +29,10 @@ class PolarsHook:
 
     by_reference = False
 
-    def read(self, table: StoredTable, as_type: Any, context: ReadContext) -> Any:
-        """Return a `DataFrame`, or a `LazyFrame` that scans the stored files."""
+    def read(self, table: TableSource, as_type: Any, context: ReadContext) -> Any:
+        """Return a `DataFrame`, or a `LazyFrame` that scans the stored files; a view is a lazy selection from its sources."""
+        if isinstance(table, StoredView) and as_type is pl.LazyFrame and Form.FILES in context.capabilities.reads:
+            return _selected(table, [self.read(source, pl.LazyFrame, context) for source in table.sources])
         paths = _files(table, context)
         if paths is not None:
             # Stored paths are literal: neither patterns nor `key=value` segments in them mean anything.
@@ -115,12 +117,24 @@ def _origin_function() -> Any:
     return polars_trace.source_function(register_io_source(_executed, schema={"a": pl.Int8}).serialize())
 
 
-def _files(table: StoredTable, context: ReadContext) -> list[str] | None:
-    if Form.FILES not in context.capabilities.reads:
+def _files(table: TableSource, context: ReadContext) -> list[str] | None:
+    if Form.FILES not in context.capabilities.reads or isinstance(table, StoredView):
         return None
     paths = expect(context.session.read(table, Form.FILES), FileSource, table).paths
     known = all("://" not in path or path.partition("://")[0] in _SCHEMES for path in paths)
     return list(paths) if known else None
+
+
+def _selected(view: StoredView, frames: list[pl.LazyFrame]) -> pl.LazyFrame:
+    wanted = view.selection
+    kept = wanted.columns or ()
+    columns = list(dict.fromkeys([*(old for _, old in kept), *(name for name, _, _ in wanted.sort_by)]))
+    frame = pl.concat([frame.select(columns) for frame in frames]) if len(frames) > 1 else frames[0]
+    if wanted.sort_by:
+        names, descending, nulls_first = zip(*wanted.sort_by, strict=True)
+        frame = frame.sort(list(names), descending=list(descending), nulls_last=[not first for first in nulls_first], maintain_order=True)
+    frame = frame if wanted.limit is None else frame.head(wanted.limit)
+    return frame.select(pl.col(old).alias(new) for new, old in kept)
 
 
 def _sink(frame: pl.LazyFrame, path: str) -> None:

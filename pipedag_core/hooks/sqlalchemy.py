@@ -15,7 +15,7 @@ from pipedag_core.errors import ConfigError, FlowError
 from pipedag_core.hooks import sqlalchemy_literals as literals
 from pipedag_core.hooks import sqlalchemy_types as types
 from pipedag_core.hooks.forms import refused, write_form
-from pipedag_core.ports.data import PLACEHOLDER_SCHEMA, Form, QueryData, StoredTable, TableData, TableSchema
+from pipedag_core.ports.data import PLACEHOLDER_SCHEMA, Form, QueryData, TableData, TableSchema, TableSource
 from pipedag_core.ports.hooks import ReadContext, WriteContext
 
 #: Dialect as stores call it -> `module:class` where SQLAlchemy does not know it by that name.
@@ -28,7 +28,7 @@ class SqlAlchemyHook:
 
     by_reference = True
 
-    def read(self, table: StoredTable, as_type: Any, context: ReadContext) -> Any:
+    def read(self, table: TableSource, as_type: Any, context: ReadContext) -> Any:
         """Return a `sa.Alias` with the argument's name, whose `original` is the input's placeholder as a `sa.Table`."""
         return _table(table.schema.arrow, context.label).alias(context.alias)
 

@@ -6,7 +6,7 @@ from typing import Any, final
 
 from pipedag_core.errors import ConfigError
 from pipedag_core.hooks.forms import refused, write_form
-from pipedag_core.ports.data import Form, QueryData, StoredTable, TableData
+from pipedag_core.ports.data import Form, QueryData, TableData, TableSource
 from pipedag_core.ports.hooks import ReadContext, WriteContext
 
 
@@ -16,7 +16,7 @@ class SqlTextHook:
 
     by_reference = True
 
-    def read(self, table: StoredTable, as_type: Any, context: ReadContext) -> Any:
+    def read(self, table: TableSource, as_type: Any, context: ReadContext) -> Any:
         """Refuse: a table is not given as text.
 
         Raises:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
-from pipedag_core.ports.data import StoredBlob, StoredObject, StoredTable
+from pipedag_core.ports.data import StoredObject
 
 
 @final
@@ -266,7 +266,7 @@ class Retention:
 class Garbage:
     """Stored objects that no retained generation and no pinned run points to; their rows are gone already."""
 
-    objects: Sequence[StoredTable | StoredBlob] = field(default_factory=tuple)
+    objects: Sequence[StoredObject] = field(default_factory=tuple)
     generations: Sequence[GenerationKey] = field(default_factory=tuple)
 
 

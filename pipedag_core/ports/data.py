@@ -100,6 +100,11 @@ class StoredTable:
     query: str | None = None
     seal: str | None = None
 
+    @property
+    def told(self) -> str:
+        """What messages call it."""
+        return f"{self.stage}.{self.name}"
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,86 @@ class StoredBlob:
     format: str
 
 
-StoredObject = StoredTable | StoredBlob
+#: Columns that are not known yet.
+NO_COLUMNS = TableSchema((), b"")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ExternalTable:
+    """A table that somebody else owns; it is read, never written, and never removed.
+
+    Attributes:
+        id, stage, generation: Its key in the catalog, and for which stage it was recorded; "", "" and 0 for one that stands among a task's
+            arguments and nowhere else.
+        owner, name: Where it lies, as its `ExternalTableReference` names it. It has no readable name in a stage.
+        identity: What it counts as to consumers.
+        schema: Its columns when it was last looked at; `NO_COLUMNS` before.
+    """
+
+    id: str
+    stage: str
+    generation: int
+    owner: str
+    name: str
+    identity: str
+    schema: TableSchema = NO_COLUMNS
+
+    @property
+    def told(self) -> str:
+        """What messages call it."""
+        return f"{self.owner}.{self.name}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a view does to the rows of its sources, put one below the other.
+
+    Attributes:
+        columns: (name in the view, name in the sources), in order; None for all columns of the first source.
+        sort_by: (name in the view or else in the sources, descending, nulls first), in order.
+        limit: How many rows are kept at most, after sorting; None for all.
+    """
+
+    columns: tuple[tuple[str, str], ...] | None = None
+    sort_by: tuple[tuple[str, bool, bool], ...] = ()
+    limit: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StoredView:
+    """A selection from tables that is never written: whoever reads it has it inlined. It has no readable name in a stage.
+
+    Attributes:
+        sources: What it selects from; their rows are put one below the other, columns by name.
+        selection: What is selected.
+        identity: Hash of its selection and of the identities of its sources.
+        schema: Its columns; `NO_COLUMNS` until it is loaded. Then its selection names all columns, those to sort by as the sources call them.
+    """
+
+    sources: tuple[TableSource, ...]
+    selection: Selection
+    identity: str
+    schema: TableSchema = NO_COLUMNS
+
+    @property
+    def told(self) -> str:
+        """What messages call it."""
+        return f"a view of {', '.join(dict.fromkeys(leaf.told for leaf in self.leaves))}"
+
+    @property
+    def leaves(self) -> tuple[StoredTable | ExternalTable, ...]:
+        """All tables that it is made of, those of views inside it included."""
+        return tuple(leaf for source in self.sources for leaf in (source.leaves if isinstance(source, StoredView) else (source,)))
+
+
+#: What a task can read as a table.
+TableSource = StoredTable | StoredView | ExternalTable
+
+#: What has a row of its own in the catalog.
+StoredObject = StoredTable | StoredBlob | ExternalTable
 
 
 # --- from a store to a task ---------------------------------------------------------------------------------------------------------
@@ -223,7 +307,7 @@ class Placeholder:
     """
 
     label: str
-    table: StoredTable
+    table: TableSource
 
 
 #: The schema part of every placeholder. A user's schema of this name would clash; it is refused as a stage name by its double underscore ending.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final, runtime_checkable
 
-from pipedag_core.ports.data import StoredTable, TableData, TableSchema
+from pipedag_core.ports.data import TableData, TableSchema, TableSource
 from pipedag_core.ports.stores import Capabilities, StoreSession
 
 
@@ -48,8 +48,11 @@ class TableHook(Protocol):
     #: Inputs are references into the store (SQL), so handing them over reads no rows and lazy tasks may get them.
     by_reference: bool
 
-    def read(self, table: StoredTable, as_type: Any, context: ReadContext) -> Any:
-        """Return the stored table as an object of `as_type`: n rows x the columns in their written order."""
+    def read(self, table: TableSource, as_type: Any, context: ReadContext) -> Any:
+        """Return the table, view or external table as an object of `as_type`: n rows x the columns in their written order.
+
+        A view is not to be had as FILES.
+        """
         ...
 
     def write(self, obj: Any, context: WriteContext) -> TableData:

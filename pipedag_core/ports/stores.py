@@ -15,6 +15,8 @@ from pipedag_core.ports.data import (
     Source,
     StoredTable,
     TableData,
+    TableSchema,
+    TableSource,
     Target,
     Written,
 )
@@ -61,12 +63,28 @@ class Deposit:
 class StoreSession(Protocol):
     """One task's access to a store: its connection, alone on it, until the task ends. Not shared between threads."""
 
-    def read(self, table: StoredTable, form: Form) -> Source:
+    def read(self, table: TableSource, form: Form) -> Source:
         """Return the table in this form, without reading rows.
 
+        A loaded view is read as the query that it stands for, in its order; never as FILES. A table that somebody else owns is read where it lies.
+
         Raises:
-            StoredDataMissing: The table is gone, cut short or damaged.
-            UnsupportedByStore: The form is not among `capabilities.reads`.
+            StoredDataMissing: The table, or a source of the view, is gone, cut short or damaged.
+            StoreError: The table of somebody else is not there.
+            UnsupportedByStore: The form is not among `capabilities.reads`, or FILES of a view.
+        """
+        ...
+
+    def external_columns(self, owner: str, name: str) -> TableSchema:
+        """Look at a table that somebody else owns, and return its columns as they are now.
+
+        Args:
+            owner: The schema in which it lies, as its `ExternalTableReference` names it.
+            name: Its name there.
+
+        Raises:
+            StoreError: There is no such table, or no right to read it; the message says where it was looked for.
+            ConfigError: Nobody has told the store where this schema is.
         """
         ...
 

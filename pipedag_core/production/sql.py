@@ -22,7 +22,7 @@ from pipedag_core.define.values import Blob, RawSql, Table
 from pipedag_core.define.walk import Kind, children, is_plain, kind_of, map_leaves, segment
 from pipedag_core.errors import ProductionError
 from pipedag_core.naming import normalize, quote_identifier
-from pipedag_core.ports.data import Placeholder, QueryData, StoredTable
+from pipedag_core.ports.data import Placeholder, QueryData, StoredTable, TableSource
 from pipedag_core.ports.hooks import ReadContext, TableHook, WriteContext
 from pipedag_core.production.frames import QUERIES, Frames, MemorySession
 from pipedag_core.production.program import Node
@@ -246,7 +246,12 @@ class SqlTask:
             return table
 
         inputs = label({name: map_inputs(value, as_stored, segment(name)) for name, value in parameters.items()})
-        views = {placeholder.table.id: f"pipedag_{next(_numbers)}" for placeholder in inputs.placeholders.values()}
+        views = {table.id: f"pipedag_{next(_numbers)}" for table in inputs.tables}
+
+        def view_of(table: TableSource) -> str:
+            assert isinstance(table, StoredTable)
+            return quote_identifier(views[table.id])
+
         references: dict[int, tuple[Any, int]] = {}
 
         def as_reference(leaf: Any, path: str) -> Any:
@@ -266,7 +271,7 @@ class SqlTask:
             if id(obj) in references:
                 return _Mark(leaf=references[id(obj)][1])
             if isinstance(obj, RawSql):
-                return self._script(obj, inputs.placeholders, views, queries)
+                return self._script(obj, inputs.placeholders, view_of, queries)
             is_query = isinstance(leaf, Table) and isinstance(obj, str)
             hook = self._hook if is_query else None if isinstance(obj, str) else frames.hook_of(type(obj), obj)
             if isinstance(leaf, Blob):
@@ -276,7 +281,7 @@ class SqlTask:
             text = obj if is_query else self._text(hook, obj, path)
             if text is None:
                 return obj
-            prepared = sqltext.prepare(text, inputs.placeholders, self._database.stages, lambda table: quote_identifier(views[table.id]))
+            prepared = sqltext.prepare(text, inputs.placeholders, self._database.stages, view_of)
             types = frames.sql_types(cast("Table[Any]", leaf).type_map) if isinstance(leaf, Table) else {}
             queries.append(_Query(prepared.text, prepared.readable, types=types))
             return _Mark(query=len(queries) - 1)
@@ -315,11 +320,11 @@ class SqlTask:
                 f"its SQL text cannot be turned from {self._database.dialect} into DuckDB's dialect: {error}\n{text}"
             ) from error
 
-    def _script(self, raw: RawSql, placeholders: Mapping[str, Placeholder], views: Mapping[str, str], queries: list[_Query]) -> _Mark:
+    def _script(
+        self, raw: RawSql, placeholders: Mapping[str, Placeholder], view_of: Callable[[TableSource], str], queries: list[_Query]
+    ) -> _Mark:
         """Take a script apart into queries: each table that it creates is one, and is read by later statements under a name of ours."""
-        prepared = sqltext.prepare(
-            self._transpiled(raw.sql), placeholders, self._database.stages, lambda table: quote_identifier(views[table.id])
-        )
+        prepared = sqltext.prepare(self._transpiled(raw.sql), placeholders, self._database.stages, view_of)
         made: dict[str, int] = {}
         own: dict[str, str] = {}
         for statement, shown in zip(sqltext.split(prepared.text), sqltext.split(prepared.readable), strict=True):

@@ -229,15 +229,15 @@ def _missing(session: Session, objects: Sequence[StoredObject], struck: set[str]
     return findings, [item.id for item in gone if item.id not in struck]
 
 
-def _gone(session: Session, objects: Iterable[StoredObject]) -> list[StoredObject]:
+def _gone(session: Session, objects: Iterable[StoredObject]) -> list[StoredTable | StoredBlob]:
     tables: list[StoredTable] = []
     blobs: dict[str, StoredBlob] = {}
     for item in objects:
         if isinstance(item, StoredBlob):
             blobs[item.location] = item
-        else:
+        elif isinstance(item, StoredTable):
             tables.append(item)
-    found: list[StoredObject] = [*session.tables.missing(tables)]
+    found: list[StoredTable | StoredBlob] = [*session.tables.missing(tables)]
     return found + [blobs[location] for location in session.blobs.missing({location: blob.size for location, blob in blobs.items()})]
 
 

@@ -6,21 +6,24 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 from pipedag_core.cache import codec, fingerprint
 from pipedag_core.define.evaluate import evaluate
 from pipedag_core.define.stage import Stage
 from pipedag_core.define.task import Task
-from pipedag_core.define.values import ExternalTableReference, View
 from pipedag_core.define.walk import is_plain, iter_leaves, map_leaves, segment
-from pipedag_core.errors import RunError, UnknownItem, UnsupportedByStore, UnsupportedValue
+from pipedag_core.errors import RunError, UnknownItem, UnsupportedValue
 from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import FoundResult, TaskKey
-from pipedag_core.ports.data import Placeholder, StoredBlob, StoredObject, StoredTable
+from pipedag_core.ports.data import ExternalTable, Placeholder, StoredBlob, StoredTable, StoredView, TableSource
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.pointing import renamed, shown_objects
 from pipedag_core.run.session import Run, Session
+from pipedag_core.run.views import Wired, make, selection_from
+
+#: What stands among arguments for something whose identity is known.
+INPUTS: Final = (StoredTable, StoredView, ExternalTable, StoredBlob)
 
 _UNSAFE = re.compile(r"[^a-z0-9_]+")
 
@@ -66,8 +69,8 @@ class TaskInputs:
     """A task's arguments with everything looked up and nothing loaded.
 
     Attributes:
-        parameters: As in `Task.parameters`, with `StoredTable`, `StoredBlob` and `RawTables` where references stood.
-        placeholders: Label -> table, for every table among them.
+        parameters: As in `Task.parameters`, with tables, views, blobs and `RawTables` where references stood.
+        placeholders: Label -> table or view, for every one among them.
         labels: Path -> label.
     """
 
@@ -77,8 +80,8 @@ class TaskInputs:
 
     @property
     def tables(self) -> Sequence[StoredTable]:
-        """All tables among the arguments."""
-        return [placeholder.table for placeholder in self.placeholders.values()]
+        """All stored tables among the arguments, those of views left out."""
+        return [placeholder.table for placeholder in self.placeholders.values() if isinstance(placeholder.table, StoredTable)]
 
     def hashed(self) -> str:
         """Return the arguments as canonical JSON with inputs as their identities."""
@@ -89,7 +92,7 @@ class TaskInputs:
         parts: dict[str, str] = {}
         for name, value in self.parameters.items():
             for path, leaf in leaves(value, segment(name)):
-                if isinstance(leaf, (StoredTable, StoredBlob)):
+                if isinstance(leaf, INPUTS):
                     parts[f"input {path}"] = leaf.identity
             frame = codec.dumps(codec.encode(value, _frame_leaf))
             if frame != '{"$":"input"}':
@@ -103,25 +106,16 @@ def resolve(session: Session, run: Run, plan: Plan, task: Task) -> TaskInputs:
     Raises:
         RunError: A task whose result is needed has none; the message says which stage to run.
         UnknownItem: A result has no such item.
-        UnsupportedByStore: There is a View or an external table among the arguments.
+        MaterializationError: A View selects from something that is no table.
     """
     values = upstream_values(session, run, plan, task.upstream, f"Task {task.stage.name}.{task.id}")
-    parameters = {name: evaluate(value, values.__getitem__) for name, value in task.parameters.items()}
-    _refuse_unsupported(task, parameters)
-    return label(parameters)
+    # What nobody can see into is known by the task's cache function, whose value is in the fingerprint, or not at all.
+    wired = Wired(f"Task {task.stage.name}.{task.id}", fingerprint.nonce if task.options.cache is None else lambda: "")
 
+    def leaf(item: Any, path: str) -> Any:
+        return wired.leaf(item, path, lambda nest: list(leaves(nest, "")))
 
-def _refuse_unsupported(task: Task, parameters: Mapping[str, Any]) -> None:
-    for name, value in parameters.items():
-        for path, leaf in iter_leaves(value, segment(name)):
-            if isinstance(leaf, (View, ExternalTableReference)):
-                raise UnsupportedByStore(
-                    f"Task {task.stage.name}.{task.id} gets a {type(leaf).__name__} as argument {path!r}; this version does not support it yet. "
-                    "Pass the table itself and select from it in the task.",
-                    stage=task.stage.name,
-                    task=task.id,
-                    path=path,
-                )
+    return label({name: map_leaves(evaluate(value, values.__getitem__), leaf, segment(name)) for name, value in task.parameters.items()})
 
 
 def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task], who: str) -> Mapping[Task, Any]:
@@ -154,7 +148,7 @@ def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task
 
 
 def decode_output(found: FoundResult) -> Any:
-    """Return a task's result with `StoredTable`, `StoredBlob` and `RawTables` in place of what is stored, by the names that it has there."""
+    """Return a task's result with tables, views, blobs and `RawTables` in place of what is stored, by the names that it has there."""
     output = json.loads(found.result.output)
     shown = shown_objects(found, output)
 
@@ -162,6 +156,10 @@ def decode_output(found: FoundResult) -> Any:
         match node["$"]:
             case "object":
                 return shown[node["path"], node["id"]]
+            case "source":
+                return found.objects[node["id"]]
+            case "view":
+                return make(selection_from(node["selection"]), [leaf(source) for source in node["sources"]])
             case "raw":
                 return RawTables({name: renamed(found.objects[inner["id"]], found.stage, name) for name, inner in node["tables"].items()})
             case other:
@@ -201,7 +199,7 @@ def label(parameters: Mapping[str, Any]) -> TaskInputs:
     labels: dict[str, str] = {}
     for name, value in parameters.items():
         for path, leaf in leaves(value, segment(name)):
-            if isinstance(leaf, StoredTable):
+            if isinstance(leaf, TableSource):
                 base = _UNSAFE.sub("_", path.casefold()) or "t"
                 text, count = base, 1
                 while text in placeholders:
@@ -213,7 +211,7 @@ def label(parameters: Mapping[str, Any]) -> TaskInputs:
 
 
 def _identity_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
-    if isinstance(value, (StoredTable, StoredBlob)):
+    if isinstance(value, INPUTS):
         return {"$": "input", "identity": value.identity}
     if isinstance(value, RawTables):
         return {"$": "raw", "tables": {name: _identity_leaf(table, path) for name, table in value.items()}}
@@ -221,7 +219,7 @@ def _identity_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
 
 
 def _frame_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
-    return {"$": "input"} if isinstance(value, (StoredTable, StoredBlob, RawTables)) else _opaque_leaf(value)
+    return {"$": "input"} if isinstance(value, (*INPUTS, RawTables)) else _opaque_leaf(value)
 
 
 def _opaque_leaf(value: Any) -> Mapping[str, Any] | None:
@@ -237,8 +235,3 @@ def _config_text(value: Any) -> str:
     content: Any = getattr(value, "attrs", None)
     plain = map_leaves(vars(value) if content is None else content, lambda item, _: item if is_plain(item) else repr(item))
     return fingerprint.short(codec.dumps(codec.encode(plain, lambda _item, _path: None)))
-
-
-def objects_of(value: Any) -> Sequence[StoredObject]:
-    """Return all stored objects in a resolved value."""
-    return [leaf for _, leaf in leaves(value, "") if isinstance(leaf, (StoredTable, StoredBlob))]

@@ -9,12 +9,16 @@ from typing import Any, final
 from pipedag_core.define.task import Task
 from pipedag_core.define.walk import segment
 from pipedag_core.errors import FlowError, PipedagError, StoredDataMissing, TracingRefused
-from pipedag_core.ports.data import StoredBlob, StoredTable
+from pipedag_core.ports.data import ExternalTable, StoredBlob, StoredTable, StoredView, TableSource
 from pipedag_core.ports.hooks import ReadContext, TableHook, TracingHook
 from pipedag_core.ports.stores import Capabilities, StoreSession
-from pipedag_core.run.inputs import TaskInputs, map_inputs
+from pipedag_core.run.inputs import TaskInputs, label, map_inputs
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
+from pipedag_core.run.views import loaded
+
+#: id of an object that only refers to a table or view -> the object and what it refers to.
+References = dict[int, tuple[Any, TableSource]]
 
 
 @final
@@ -23,12 +27,14 @@ class Loaded:
     """Arguments ready for the call.
 
     Attributes:
+        inputs: What was loaded, with the columns of views and of other people's tables.
         parameters: As the task's function takes them; large, so nobody keeps them for longer than the call.
-        references: id of an object that only refers to a stored table -> the object and that table; returned as it came, it becomes a pointer.
+        references: id of an object that only refers to a table or view -> the object and that table; returned as it came, it becomes a pointer.
     """
 
+    inputs: TaskInputs
     parameters: Mapping[str, Any]
-    references: dict[int, tuple[Any, StoredTable]] = field(default_factory=dict[int, tuple[Any, StoredTable]])
+    references: References = field(default_factory=dict[int, tuple[Any, TableSource]])
 
 
 def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs) -> Loaded:
@@ -38,50 +44,68 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
         FlowError: The task gets tables and declares no `input_type`.
         StoredDataMissing: A stored table or blob is gone or damaged.
     """
-    references: dict[int, tuple[Any, StoredTable]] = {}
+    references: References = {}
     hook = _hook(session, task) if inputs.placeholders else None
+    inputs = with_columns(access, task, inputs)
 
     def leaf(value: Any, path: str) -> Any:
         if isinstance(value, StoredBlob):
             return read_blob(session, value)
-        if not isinstance(value, StoredTable) or hook is None:
+        if not isinstance(value, TableSource) or hook is None:
             return value
-        loaded = read_table(session, access, hook, value, task.options.input_type, inputs.labels[path], path)
+        found = read_table(session, access, hook, value, task.options.input_type, inputs.labels[path], path)
         if hook.by_reference:
-            references[id(loaded)] = (loaded, value)
-        return loaded
+            references[id(found)] = (found, value)
+        return found
 
-    return Loaded({name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
+    return Loaded(inputs, {name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
+
+
+def with_columns(access: StoreSession, task: Task, inputs: TaskInputs) -> TaskInputs:
+    """Return the arguments with the columns of views and of other people's tables, which nobody has looked at before."""
+    if all(isinstance(item.table, StoredTable) for item in inputs.placeholders.values()):
+        return inputs
+    who = f"Task {task.stage.name}.{task.id}"
+
+    def leaf(value: Any, path: str) -> Any:
+        return loaded(value, access, f"{who}, argument {path!r}") if isinstance(value, (StoredView, ExternalTable)) else value
+
+    return label({name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()})
 
 
 def read_table(
     session: Session,
     access: StoreSession,
     hook: TableHook,
-    table: StoredTable,
+    table: TableSource,
     as_type: Any,
     label: str,
     path: str,
     capabilities: Capabilities | None = None,
 ) -> Any:
-    """Load one stored table; the error says which one, and one that is gone is struck. `capabilities` are those that the hook may use; by default all of the store's."""
+    """Load one table or view; the error says which one, and one that is gone is struck. `capabilities` are those that the hook may use; by default all of the store's."""
     alias = path.rpartition(".")[2] or label
     try:
         return hook.read(
             table, as_type, ReadContext(access, capabilities or session.tables.capabilities, label, alias, session.hooks.args(hook))
         )
-    except StoredDataMissing:
-        session.catalog.forget_objects((table.id,))
+    except StoredDataMissing as error:
+        gone = table.id if isinstance(table, StoredTable) else error.__dict__.get("object_id")
+        if gone is not None:
+            session.catalog.forget_objects((gone,))
         raise
     except PipedagError:
         raise
     except Exception as error:
-        add_note(
-            error,
-            f"while loading table {table.stage}.{table.name} (generation {table.generation}) for input {path!r}, which is stored as {table.location}. "
-            "If that is damaged, delete it: the next run makes it again",
-        )
+        add_note(error, f"while loading {_told(table)} for input {path!r}")
         raise
+
+
+def _told(table: TableSource) -> str:
+    if isinstance(table, StoredTable):
+        where = f"table {table.told} (generation {table.generation}), which is stored as {table.location}"
+        return f"{where}. If that is damaged, delete it: the next run makes it again;"
+    return table.told if isinstance(table, StoredView) else f"external table {table.told}"
 
 
 def read_blob(session: Session, blob: StoredBlob) -> Any:
@@ -93,9 +117,9 @@ def read_blob(session: Session, blob: StoredBlob) -> Any:
         raise
 
 
-def load_empty(session: Session, task: Task, inputs: TaskInputs) -> Loaded:
+def load_empty(session: Session, access: StoreSession, task: Task, inputs: TaskInputs) -> Loaded:
     """Give the task inputs without rows, which know where they come from, for AUTO_VERSION."""
-    references: dict[int, tuple[Any, StoredTable]] = {}
+    references: References = {}
     hook = _hook(session, task) if inputs.placeholders else None
     if hook is not None and not isinstance(hook, TracingHook):
         raise TracingRefused(
@@ -104,17 +128,18 @@ def load_empty(session: Session, task: Task, inputs: TaskInputs) -> Loaded:
             stage=task.stage.name,
             task=task.id,
         )
+    inputs = with_columns(access, task, inputs)
 
     def leaf(value: Any, path: str) -> Any:
         if isinstance(value, StoredBlob):
             return read_blob(session, value)
-        if not isinstance(value, StoredTable) or hook is None:
+        if not isinstance(value, TableSource) or hook is None:
             return value
         empty = hook.empty(value.schema, task.options.input_type, path)
         references[id(empty)] = (empty, value)
         return empty
 
-    return Loaded({name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
+    return Loaded(inputs, {name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
 
 
 def _hook(session: Session, task: Task) -> TableHook:

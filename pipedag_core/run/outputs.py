@@ -9,21 +9,26 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from pipedag_core.cache import codec, fingerprint
+from pipedag_core.define.values import ExternalTableReference
+from pipedag_core.define.walk import iter_leaves
 from pipedag_core.errors import DuplicateName, PipedagError, StoredDataMissing
 from pipedag_core.naming import check_bytes
 from pipedag_core.plan.outputs import check_declared, name_outputs
 from pipedag_core.ports.catalogs import NewObject
 from pipedag_core.ports.data import (
+    ExternalTable,
     StoredBlob,
     StoredObject,
     StoredTable,
+    TableSource,
     Target,
     Written,
 )
 from pipedag_core.ports.events import PointReached
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
-from pipedag_core.run.slots import Mark, Place, Policy, Slot, is_small, missing
+from pipedag_core.run.slots import Mark, MarkedView, Place, Policy, Slot, is_small, marked_text, missing
+from pipedag_core.run.views import loaded, make
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +42,19 @@ class Output:
     entries: dict[str, str]
     new: list[NewObject]
     objects: list[StoredObject]
+    sources: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int | None:
-        """Rows of all tables where all are known."""
-        counts = [item.rows for item in self.objects if isinstance(item, StoredTable)]
+        """Rows of all tables with a readable name, where all are known."""
+        named = set(self.entries.values())
+        counts = [item.rows for item in self.objects if isinstance(item, StoredTable) and item.id in named]
         return sum(count for count in counts if count is not None) if counts and None not in counts else None
 
 
 def names(place: Place, slots: Sequence[Slot]) -> dict[int, str]:
     """Return the readable name of every slot that has one before it runs, by its number."""
-    named = [(index, slot) for index, slot in enumerate(slots) if not slot.is_script]
+    named = [(index, slot) for index, slot in enumerate(slots) if not slot.is_script and not slot.is_nameless]
     texts = name_outputs(place.task.id, [(slot.path, slot.declared) for _, slot in named], place.position)
     limit = place.session.tables.capabilities.max_name_bytes
     for text in texts:
@@ -87,6 +94,8 @@ def discard(session: Session, objects: Sequence[StoredObject]) -> None:
 def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Policy) -> list[NewObject]:
     if slot.blob is not None:
         return [_write_blob(place, slot, name, generation)]
+    if isinstance(slot.obj, ExternalTableReference):
+        return [_look_at(place, slot, slot.obj, generation)]
     if slot.is_script:
         return _write_script(place, slot, generation, policy)
     assert slot.data is not None
@@ -168,6 +177,15 @@ def _write_blob(place: Place, slot: Slot, name: str, generation: int) -> NewObje
     return NewObject(blob, slot.key, slot.key)
 
 
+def _look_at(place: Place, slot: Slot, external: ExternalTableReference, generation: int) -> NewObject:
+    """Make sure that somebody else's table is there, and give what it is today a name that nothing else has."""
+    place.access.external_columns(external.schema, external.name)
+    identity = fingerprint.external_identity(external.schema, external.name, fingerprint.nonce())
+    found = ExternalTable(os.urandom(10).hex(), place.stage, generation, external.schema, external.name, identity)
+    slot.stored = found
+    return NewObject(found, slot.key or identity, slot.base_key or identity)
+
+
 def _write_script(place: Place, slot: Slot, generation: int, policy: Policy) -> list[NewObject]:
     assert slot.prepared is not None
     target = Target(place.stage, generation, slot.obj.name or place.task.id, place.task.id, slot.options, policy.hash_always)
@@ -186,6 +204,7 @@ def _write_script(place: Place, slot: Slot, generation: int, policy: Policy) -> 
 def _output(place: Place, marked: Any, slots: Sequence[Slot], readable: Mapping[int, str], new: list[NewObject]) -> Output:
     entries: dict[str, str] = {}
     objects: list[StoredObject] = []
+    sources: dict[str, None] = {}
 
     def enter(name: str, stored: StoredObject) -> None:
         if name in entries:
@@ -198,22 +217,42 @@ def _output(place: Place, marked: Any, slots: Sequence[Slot], readable: Mapping[
         entries[name] = stored.id
         objects.append(stored)
 
-    def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
-        if not isinstance(item, Mark):
-            return None
+    def leaf(item: Mark) -> Mapping[str, Any]:
         slot = slots[item.index]
         if slot.is_script:
             return {"$": "raw", "path": slot.path, "tables": {name: {"id": table.id} for name, table in slot.tables.items()}}
         assert slot.stored is not None
+        if slot.is_nameless:
+            return {"$": "source", "id": slot.stored.id}
         return {"$": "object", "id": slot.stored.id, "path": slot.path, "declared": slot.declared}
 
     for index, slot in enumerate(slots):
         if slot.is_script:
             for name, table in slot.tables.items():
                 enter(name, table)
+        elif slot.is_nameless:
+            assert slot.stored is not None
+            sources[slot.stored.id] = None
+            objects.append(slot.stored)
         else:
             assert slot.stored is not None
             enter(readable[index], slot.stored)
     if any(slot.is_script for slot in slots):
         check_declared(place.task.id, place.task.options.outputs, list(entries), place.stage)
-    return Output(codec.dumps(codec.encode(marked, leaf)), entries, new, objects)
+    _check_views(place, marked, slots)
+    return Output(marked_text(marked, leaf), entries, new, objects, tuple(sources))
+
+
+def _check_views(place: Place, marked: Any, slots: Sequence[Slot]) -> None:
+    """Find out now, and not in a consumer, whether views have the columns that they name."""
+
+    def source(item: Mark | MarkedView) -> TableSource:
+        if isinstance(item, MarkedView):
+            return make(item.selection, [source(part) for part in item.sources])
+        stored = slots[item.index].stored
+        assert isinstance(stored, (StoredTable, ExternalTable))
+        return stored
+
+    for path, item in iter_leaves(marked):
+        if isinstance(item, MarkedView):
+            loaded(source(item), place.access, f"{place.who}{f', output {path!r}' if path else ''}")

@@ -15,12 +15,13 @@ from pipedag_core.define.task import Task
 from pipedag_core.define.walk import iter_leaves
 from pipedag_core.errors import ConfigError, FlowError, UnsupportedByStore
 from pipedag_core.plan.model import Plan
-from pipedag_core.ports.data import Form, StoredBlob, StoredTable
+from pipedag_core.ports.data import Form, StoredBlob, TableSource
 from pipedag_core.ports.events import Outcome, StepReport
 from pipedag_core.ports.hooks import TableHook
 from pipedag_core.run.inputs import map_inputs, upstream_values
 from pipedag_core.run.loading import read_blob, read_table
 from pipedag_core.run.session import Run, Session
+from pipedag_core.run.views import loaded
 
 
 @final
@@ -60,7 +61,7 @@ class Result:
 
     @property
     def task_values(self) -> Mapping[Task, Any]:
-        """Every task that ended well -> what it returned, with `StoredTable` and `StoredBlob` for what is stored."""
+        """Every task that ended well -> what it returned, with `StoredTable`, `StoredView`, `ExternalTable` and `StoredBlob` for what is stored."""
         good = [task for task, outcome in self.task_states.items() if outcome.is_good]
         with self.open_session() as session:
             return upstream_values(session, self.run, self.plan, good, "The result")
@@ -132,8 +133,9 @@ def load_value(session: Session, value: Any, as_type: Any, task: Task | None) ->
     with session.tables.session("result") as access:
 
         def leaf(item: Any, path: str) -> Any:
-            if isinstance(item, StoredTable):
-                return read_table(session, access, table_hook(), item, wanted, "result", path, lasting)
+            if isinstance(item, TableSource):
+                whole = loaded(item, access, "The result")
+                return read_table(session, access, table_hook(), whole, wanted, "result", path, lasting)
             if isinstance(item, StoredBlob):
                 return read_blob(session, item)
             return item

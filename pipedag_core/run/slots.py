@@ -1,4 +1,4 @@
-"""What a task returned, taken apart: tables, blobs and scripts, each in the form in which it crosses to the store and with the key under which it may be known.
+"""What a task returned, taken apart: tables, blobs, scripts and tables of others, each in the form in which it crosses to the store and with the key under which it may be known.
 
 Work goes through three acts: `collect` finds them in the returned nest, `prepare` gives each its form and, where one is known before anything is
 written, its key, and `reuse` points those whose key is known to what is stored. Writing the rest is the business of `pipedag_core.run.outputs`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast, final
 
@@ -16,24 +16,28 @@ from pipedag_core.cache import codec, fingerprint
 from pipedag_core.cache.fingerprint import Fingerprint
 from pipedag_core.define.task import Task
 from pipedag_core.define.values import Blob, ExternalTableReference, RawSql, Table, View
-from pipedag_core.define.walk import map_leaves
-from pipedag_core.errors import MaterializationError, PipedagError, StoredDataMissing, UnsupportedByStore, UnsupportedValue
+from pipedag_core.define.walk import iter_leaves, join, map_leaves
+from pipedag_core.errors import FlowError, MaterializationError, PipedagError, StoredDataMissing, UnsupportedValue
 from pipedag_core.ports.data import (
     BatchData,
     FileData,
     Prepared,
     QueryData,
+    Selection,
     StoredBlob,
     StoredObject,
     StoredTable,
+    StoredView,
     TableData,
     TableOptions,
+    TableSource,
 )
 from pipedag_core.ports.hooks import TableHook, WriteContext
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run.inputs import TaskInputs
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Run, Session
+from pipedag_core.run.views import selection_of, selection_text
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +74,10 @@ class Policy:
 @final
 @dataclass(slots=True)
 class Slot:
-    """One table, blob or script in a returned nest, on its way into the store."""
+    """One table, blob, script or table of somebody else in a returned nest, on its way into the store.
+
+    `is_nameless`: it is stored or known already and is only a source of something returned, so it gets no readable name.
+    """
 
     path: str
     obj: Any
@@ -85,6 +92,12 @@ class Slot:
     base_key: str | None = None
     stored: StoredObject | None = None
     tables: dict[str, StoredTable] = field(default_factory=dict[str, StoredTable])
+    is_nameless: bool = False
+
+    @property
+    def is_external(self) -> bool:
+        """Whether this is a table that somebody else owns, returned as a reference to it."""
+        return isinstance(self.obj, ExternalTableReference)
 
     @property
     def is_script(self) -> bool:
@@ -107,6 +120,30 @@ class Mark:
 
 @final
 @dataclass(frozen=True, slots=True)
+class MarkedView:
+    """Stands in the returned nest where a view was."""
+
+    selection: Selection
+    sources: tuple[Mark | MarkedView, ...]
+
+
+def marked_text(marked: Any, leaf: Callable[[Mark], Mapping[str, Any]]) -> str:
+    """Return a marked nest as canonical text, with `leaf(mark)` for what was stored and views by what they select.
+
+    Raises:
+        UnsupportedValue: Something in the nest cannot be kept as a plain value; the message names its path.
+    """
+
+    def node(item: Mark | MarkedView) -> Mapping[str, Any]:
+        if isinstance(item, Mark):
+            return leaf(item)
+        return {"$": "view", "selection": selection_text(item.selection), "sources": [node(source) for source in item.sources]}
+
+    return codec.dumps(codec.encode(marked, lambda item, _: node(item) if isinstance(item, (Mark, MarkedView)) else None))
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where outputs go, and for whom."""
 
@@ -118,7 +155,7 @@ class Place:
     position: str
     stages: frozenset[str]
     inputs: TaskInputs
-    references: Mapping[int, tuple[Any, StoredTable]]
+    references: Mapping[int, tuple[Any, TableSource]]
 
     @property
     def who(self) -> str:
@@ -127,44 +164,78 @@ class Place:
 
 
 def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
-    """Return the nest with marks in place of tables, blobs and scripts, and these in order.
+    """Return the nest with marks in place of tables, views, blobs and scripts, and all but views in order.
 
     Raises:
         UnsupportedValue: Something in the nest can be neither stored nor kept as a plain value; the message names its path.
     """
     slots: list[Slot] = []
 
-    def leaf(item: Any, path: str) -> Any:
-        slot = _slot(place, item, path)
-        if slot is None:
-            return item
+    def enter(slot: Slot) -> Mark:
         slots.append(slot)
         return Mark(len(slots) - 1)
+
+    def known(table: TableSource, path: str) -> Mark | MarkedView:
+        if isinstance(table, StoredView):
+            return MarkedView(table.selection, tuple(known(source, path) for source in table.sources))
+        return enter(Slot(path, None, None, stored=table, is_nameless=True))
+
+    def source(item: Any, path: str) -> Mark | MarkedView:
+        if id(item) in place.references:
+            return known(place.references[id(item)][1], path)
+        found = leaf(item, path)
+        if isinstance(found, MarkedView) or (isinstance(found, Mark) and not _is_no_table(slots[found.index])):
+            return found
+        raise UnsupportedValue(
+            f"{place.who} returned a View{_at(path)} of a {type(item).__module__}.{type(item).__qualname__}. A View selects from tables: give it an input, a "
+            "data frame, a query, Table(...) or an ExternalTableReference.",
+            stage=place.stage,
+            task=place.task.id,
+            path=path,
+        )
+
+    def leaf(item: Any, path: str) -> Any:
+        if isinstance(item, View):
+            return view(item, path)
+        reference = place.references.get(id(item))
+        if reference is not None and not isinstance(reference[1], StoredTable):
+            return known(reference[1], path)
+        slot = _slot(place, item, path)
+        return item if slot is None else enter(slot)
+
+    def view(item: View, path: str) -> MarkedView:
+        where = f"{place.who}{_at(path)}"
+        selection = selection_of(item, where)
+        sources = tuple(
+            source(part, join(join(path, "src"), inner) if inner else join(path, "src")) for inner, part in iter_leaves(item.src)
+        )
+        if not sources:
+            raise FlowError(
+                f"{where}: the View has no source. Give it a table, or a list of tables.", stage=place.stage, task=place.task.id
+            )
+        return MarkedView(selection, sources)
 
     marked = map_leaves(value, leaf, "")
     try:
         # Before anything is written: is all the rest something that can be kept?
-        codec.encode(marked, lambda item, _: {"$": "mark"} if isinstance(item, Mark) else None)
+        marked_text(marked, lambda _: {"$": "mark"})
     except UnsupportedValue as error:
         raise UnsupportedValue(f"{place.who} returned something that cannot be kept. {error}", **error.__dict__) from None
     return marked, slots
 
 
 def _slot(place: Place, item: Any, path: str) -> Slot | None:
-    if id(item) in place.references:
-        return Slot(path, item, None, stored=place.references[id(item)][1])
+    reference = place.references.get(id(item))
+    if reference is not None and isinstance(reference[1], StoredTable):
+        return Slot(path, item, None, stored=reference[1])
     if isinstance(item, Table):
         return _table_slot(place, cast("Table[Any]", item), path)
     if isinstance(item, Blob):
         return Slot(path, item, item.name)
     if isinstance(item, RawSql):
         return Slot(path, item, None)
-    if isinstance(item, (View, ExternalTableReference)):
-        raise UnsupportedByStore(
-            f"{place.who} returned a {type(item).__name__}{_at(path)}; this version does not support it yet. Return the query as a table instead.",
-            task=place.task.id,
-            stage=place.stage,
-        )
+    if isinstance(item, ExternalTableReference):
+        return Slot(path, item, None, is_nameless=True)
     if isinstance(item, _PLAIN):
         return None
     names = {_short_type_name(kind) for kind in type(item).__mro__}
@@ -183,7 +254,7 @@ def _table_slot(place: Place, table: Table[Any], path: str) -> Slot:
     types = {column: place.session.hooks.sql_type(kind, dialect) for column, kind in table.type_map.items()}
     options = TableOptions(table.primary_key, table.indexes, types, table.nullable, table.non_nullable, table.materialization_details)
     reference = place.references.get(id(table.obj))
-    if reference is not None and options == TableOptions():
+    if reference is not None and options == TableOptions() and isinstance(reference[1], StoredTable):
         return Slot(path, table.obj, table.name, stored=reference[1])
     hook = place.session.hooks.for_object(table.obj)
     if hook is None:
@@ -193,6 +264,10 @@ def _table_slot(place: Place, table: Table[Any], path: str) -> Slot:
             **where,
         )
     return Slot(path, table.obj, table.name, options, hook)
+
+
+def _is_no_table(slot: Slot) -> bool:
+    return slot.is_script or isinstance(slot.obj, Blob)
 
 
 def _at(path: str) -> str:
@@ -226,6 +301,13 @@ def _prepare_slot(place: Place, slot: Slot, policy: Policy) -> None:
     if isinstance(slot.obj, Blob):
         slot.blob = session.blobs.encode(cast("Blob[Any]", slot.obj).obj)
         slot.key = slot.base_key = hashlib.sha256(slot.blob[0]).hexdigest()
+    elif isinstance(slot.obj, ExternalTableReference):
+        if policy.cache_value is not None:
+            external = slot.obj
+            slot.base_key = fingerprint.external_key(
+                stage=place.stage, task=task.name, version=version, owner=external.schema, name=external.name
+            )
+            slot.key = fingerprint.with_cache_value(slot.base_key, policy.cache_value)
     elif slot.is_script:
         slot.prepared = access.prepare(slot.obj.sql, place.inputs.placeholders, place.stages)
         _query_keys(slot, place, version, policy)
@@ -281,8 +363,10 @@ def reuse(place: Place, slots: Sequence[Slot], policy: Policy) -> None:
     session = place.session
     wanted: dict[str, list[Slot]] = {}
     for slot in slots:
-        by_query = slot.prepared is not None
-        if slot.stored is not None or slot.key is None or slot.base_key is None or slot.is_script or (by_query and not policy.lookup):
+        if slot.stored is not None or slot.key is None or slot.base_key is None or slot.is_script:
+            continue
+        # The key of a query, or of somebody else's table, does not say what the rows are; a forced run has to find that out.
+        if (slot.prepared is not None and not policy.lookup) or (slot.is_external and policy.forced):
             continue
         wanted.setdefault(slot.base_key if policy.lookup_base else slot.key, []).append(slot)
     if not wanted:
@@ -318,9 +402,10 @@ def missing(session: Session, run: Run, objects: Sequence[StoredObject]) -> set[
 def refuse_opaque(place: Place, slots: Sequence[Slot]) -> None:
     """Refuse scripts and blobs where only tables and values make sense."""
     for slot in slots:
-        if slot.is_script or isinstance(slot.obj, Blob):
+        if slot.is_script or slot.is_external or isinstance(slot.obj, Blob):
+            what = "RawSql" if slot.is_script else "a table of somebody else" if slot.is_external else "a blob"
             raise MaterializationError(
-                f"{place.who} has version=AUTO_VERSION and returned {'RawSql' if slot.is_script else 'a blob'}{_at(slot.path)}; what it holds cannot be seen without "
+                f"{place.who} has version=AUTO_VERSION and returned {what}{_at(slot.path)}; what it holds cannot be seen without "
                 "running the task. Give it a version such as version='1.0', or lazy=True for SQL.",
                 task=place.task.id,
                 stage=place.stage,

@@ -19,19 +19,31 @@ from pipedag_core.define.task import Task
 from pipedag_core.errors import FreshInput, MaterializationError, StoredDataMissing, TracingRefused, UnsupportedByStore, UnsupportedValue
 from pipedag_core.plan.model import Plan, PlanTask
 from pipedag_core.ports.catalogs import FoundResult, GenerationKey, TaskResult
-from pipedag_core.ports.data import StoredBlob, StoredTable
 from pipedag_core.ports.events import Outcome, PointReached, StepReport
 from pipedag_core.ports.hooks import TracingHook
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run import outputs
-from pipedag_core.run.inputs import TaskInputs, map_inputs, resolve
+from pipedag_core.run.inputs import INPUTS, TaskInputs, map_inputs, resolve
 from pipedag_core.run.loading import Loaded, load, load_empty
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.pointing import point
 from pipedag_core.run.session import Run, Session
-from pipedag_core.run.slots import Mark, Place, Policy, Slot, collect, has_rows, missing, prepare, query_parts, refuse_opaque, reuse
+from pipedag_core.run.slots import (
+    Mark,
+    Place,
+    Policy,
+    Slot,
+    collect,
+    has_rows,
+    marked_text,
+    missing,
+    prepare,
+    query_parts,
+    refuse_opaque,
+    reuse,
+)
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +127,10 @@ def _run_once(
         return _run_lazy(job, forced)
     if kind == "never":
         return _execute(
-            job, Policy("never", forced, False, False, None, None), job.inputs.parts(), _why_forced(job) or "no version, always runs"
+            job,
+            Policy("never", forced, False, False, _cache_value(job), None),
+            job.inputs.parts(),
+            _why_forced(job) or "no version, always runs",
         )
     token = str(task.options.version) if kind == "version" else _trace(job)
     cache_value = _cache_value(job)
@@ -170,7 +185,7 @@ def _cache_value(job: Job) -> str | None:
     args, kwargs = job.task.bind(parameters)
 
     def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
-        return {"$": "input", "identity": item.identity} if isinstance(item, (StoredTable, StoredBlob)) else None
+        return {"$": "input", "identity": item.identity} if isinstance(item, INPUTS) else None
 
     with _context(job):
         try:
@@ -332,16 +347,13 @@ def _script_token(marked: Any, slots: Sequence[Slot]) -> str | None:
     if None in known or not any(slot.is_script for slot in slots):
         return None
 
-    def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
-        return {"$": "stored", "key": known[item.index], "declared": slots[item.index].declared} if isinstance(item, Mark) else None
-
-    return codec.dumps(codec.encode(marked, leaf))
+    return marked_text(marked, lambda mark: {"$": "stored", "key": known[mark.index], "declared": slots[mark.index].declared})
 
 
 def _trace(job: Job) -> str:
     """Return what an AUTO_VERSION task would do, as canonical text."""
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id} (tracing)") as access:
-        loaded = load_empty(job.session, job.task, job.inputs)
+        loaded = load_empty(job.session, access, job.task, job.inputs)
         place = _place(job, access, loaded)
         try:
             value = _call(job, loaded)
@@ -358,9 +370,7 @@ def _trace(job: Job) -> str:
                 task=job.planned.task,
             )
 
-        def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
-            if not isinstance(item, Mark):
-                return None
+        def leaf(item: Mark) -> Mapping[str, Any]:
             slot = slots[item.index]
             options = [slot.declared, fingerprint.options_text(slot.options)]
             if slot.stored is not None:
@@ -374,12 +384,12 @@ def _trace(job: Job) -> str:
                 )
             return {"$": "trace", "text": slot.hook.trace(slot.obj), "options": options}
 
-        return codec.dumps(codec.encode(marked, leaf))
+        return marked_text(marked, leaf)
 
 
 def _place(job: Job, access: StoreSession, loaded: Loaded) -> Place:
     stages = plan_lookup(job.run, job.plan).stages
-    return Place(job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, job.inputs, loaded.references)
+    return Place(job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, loaded.inputs, loaded.references)
 
 
 def _outcome(job: Job, access: StoreSession) -> tuple[Place, Any, list[Slot]]:
@@ -450,6 +460,7 @@ def _result(job: Job, output: outputs.Output, parts: Mapping[str, str], outcome:
         reason=reason,
         rows=output.rows,
         seconds=time.monotonic() - job.started,
+        sources=output.sources,
     )
 
 

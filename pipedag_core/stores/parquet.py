@@ -18,6 +18,7 @@ from pipedag_core.ports.catalogs import GenerationKey, Publication
 from pipedag_core.ports.data import Form, StoredTable
 from pipedag_core.ports.stores import Capabilities, Deposit
 from pipedag_core.stores.layout import OVERFLOW, Layout
+from pipedag_core.stores.parquet_external import ExternalFiles
 from pipedag_core.stores.seal import Inspector
 
 if TYPE_CHECKING:
@@ -36,12 +37,20 @@ class ParquetStore:
         memory_limit: How much memory DuckDB may use, as it takes it (`"4GB"`); None for its default of 80 % of the memory.
         temp_directory: Where DuckDB puts rows that do not fit into memory; None for a folder below `base_path`.
         threads: How many threads DuckDB uses; None for all cores.
+        external_schemas: Where tables of others are: schema, as an `ExternalTableReference` names it -> folder.
     """
 
     def __init__(
-        self, base_path: str | Path, *, memory_limit: str | None = None, temp_directory: str | None = None, threads: int | None = None
+        self,
+        base_path: str | Path,
+        *,
+        memory_limit: str | None = None,
+        temp_directory: str | None = None,
+        threads: int | None = None,
+        external_schemas: Mapping[str, str | Path] | None = None,
     ) -> None:
         self._layout = Layout(base_path)
+        self._external = ExternalFiles(external_schemas or {})
         self._inspector = Inspector()
         self._memory_limit = memory_limit
         # Processes must not share a folder for overflowing rows.
@@ -66,7 +75,7 @@ class ParquetStore:
         """Give one task its own access; nothing is opened before it is needed, and all is closed at the end."""
         from pipedag_core.stores.parquet_session import ParquetSession
 
-        return closing(ParquetSession(self._layout, self._inspector, self._open_engine, label))
+        return closing(ParquetSession(self._layout, self._inspector, self._external, self._open_engine, label))
 
     def missing(self, tables: Sequence[StoredTable]) -> Sequence[StoredTable]:
         """Return those of the tables whose file is gone, or is not the one that was written; see `pipedag_core.stores.seal`."""

@@ -19,7 +19,7 @@ from pipedag_core.stores.arrow_hash import ContentHasher, schema_digest
 _WIDE: Final = "Cast 128-bit integers to 64 bits or to a decimal, and objects to text or bytes."
 
 #: A row group is closed at this many rows or bytes, whichever comes first.
-_GROUP_ROWS: Final = 122_880
+GROUP_ROWS: Final = 122_880
 _GROUP_BYTES: Final = 256 * 2**20
 
 
@@ -104,7 +104,28 @@ def open_batches(path: Path) -> tuple[Any, Any]:
         pyarrow.ArrowInvalid: It is no Parquet file.
     """
     file = pq.ParquetFile(path)
-    return pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(batch_size=_GROUP_ROWS)), file
+    return pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(batch_size=GROUP_ROWS)), file
+
+
+def open_all(paths: Sequence[Path]) -> tuple[Any, list[Any]]:
+    """Return a `RecordBatchReader` over files that are one table, and the open files, to be closed after use.
+
+    Raises:
+        OSError: One cannot be read.
+        pyarrow.ArrowException: One is no Parquet file, or has other columns than the first.
+    """
+    files: list[Any] = []
+    try:
+        for path in paths:
+            files.append(pq.ParquetFile(path))
+            if not files[-1].schema_arrow.equals(files[0].schema_arrow):
+                raise pa.ArrowInvalid(f"{path.name} has other columns than {paths[0].name}")
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    batches_of_all = (batch for file in files for batch in file.iter_batches(batch_size=GROUP_ROWS))
+    return pa.RecordBatchReader.from_batches(files[0].schema_arrow, batches_of_all), files
 
 
 def check_names(names: Sequence[str], where: str) -> None:
@@ -179,7 +200,7 @@ def write_batches(reader: Any, path: Path, hasher: ContentHasher | None) -> None
     with pq.ParquetWriter(path, reader.schema, compression="zstd", compression_level=1, use_dictionary=text or False) as writer:
         for group in _row_groups(reader, None if hasher is None else hasher.update):
             # What is gathered from small batches may be a little more, which would leave a tiny group.
-            writer.write_table(group, row_group_size=_GROUP_ROWS if group.num_rows >= 2 * _GROUP_ROWS else max(group.num_rows, 1))
+            writer.write_table(group, row_group_size=GROUP_ROWS if group.num_rows >= 2 * GROUP_ROWS else max(group.num_rows, 1))
 
 
 def _row_groups(reader: Any, see: Callable[[Any], None] | None) -> Iterator[pa.Table]:
@@ -191,7 +212,7 @@ def _row_groups(reader: Any, see: Callable[[Any], None] | None) -> Iterator[pa.T
         held.append(batch)
         rows += batch.num_rows
         size += batch.nbytes
-        if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
+        if rows >= GROUP_ROWS or size >= _GROUP_BYTES:
             yield pa.Table.from_batches(held)
             held, rows, size = [], 0, 0
     if held:

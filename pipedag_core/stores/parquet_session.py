@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from pipedag_core.errors import MaterializationError, StoredDataMissing, StoreError
+from pipedag_core.errors import MaterializationError, StoredDataMissing, StoreError, UnsupportedByStore
 from pipedag_core.ports.data import (
     BatchData,
     BatchSource,
+    ExternalTable,
     FileData,
     FileSource,
     Form,
@@ -22,13 +23,17 @@ from pipedag_core.ports.data import (
     QuerySource,
     Source,
     StoredTable,
+    StoredView,
     TableData,
     TableOptions,
+    TableSchema,
+    TableSource,
     Target,
     Written,
 )
 from pipedag_core.stores import seal
 from pipedag_core.stores.layout import Layout, place
+from pipedag_core.stores.parquet_external import ExternalFiles, query_place
 
 if TYPE_CHECKING:
     from pipedag_core.stores.duckdb_engine import Engine
@@ -51,49 +56,102 @@ class ParquetSession:
     Args:
         layout: Where files go.
         inspector: Tells whether files are whole.
+        external: Finds files of others.
         engine: Returns the store's DuckDB engine, opening it if need be.
         label: Flow and task, for messages.
     """
 
-    def __init__(self, layout: Layout, inspector: seal.Inspector, engine: Callable[[], Engine], label: str) -> None:
+    def __init__(
+        self, layout: Layout, inspector: seal.Inspector, external: ExternalFiles, engine: Callable[[], Engine], label: str
+    ) -> None:
         self._layout = layout
         self._inspector = inspector
+        self._external = external
         self._engine = engine
         self._label = label
         self._cursor: Any = None
         self._lent = False
         self._open: list[Any] = []
+        self._readers: list[Any] = []
         self._bound: dict[str, StoredTable] = {}
 
     # --- reading ------------------------------------------------------------------------------------------------------------------
 
-    def read(self, table: StoredTable, form: Form) -> Source:
-        """Return the table in any form; its file is looked at but not read, for batches its schema."""
-        path = self._existing(table)
-        self._bound[table.location] = table
+    def read(self, table: TableSource, form: Form) -> Source:
+        """Return the table in any form; its file is looked at but not read, for batches its schema. A view is a query of DuckDB's."""
+        if isinstance(table, StoredView):
+            return self._read_view(table, form)
+        paths = [self._existing(table)] if isinstance(table, StoredTable) else self._external.paths(table.owner, table.name)
+        if isinstance(table, StoredTable):
+            self._bound[table.location] = table
         if form is Form.FILES:
-            return FileSource((str(path),))
+            return FileSource(tuple(map(str, paths)))
         if form is Form.QUERY:
             self._lent = True
-            return QuerySource(place(path), self._connection())
+            return QuerySource(self._place(table), self._connection())
         import pyarrow as pa
 
         from pipedag_core.stores import parquet_files
 
         try:
-            stream, file = parquet_files.open_batches(path)
+            stream, files = parquet_files.open_all(paths)
         except pa.ArrowException as error:
-            raise self._damaged(table, path, f"it is no Parquet file any more ({error})") from error
-        self._open.append(file)
+            if isinstance(table, ExternalTable):
+                raise _unreadable(table.owner, table.name, error) from error
+            raise self._damaged(table, paths[0], f"it is no Parquet file any more ({error})") from error
+        self._open += files
         return BatchSource(stream)
+
+    def _read_view(self, view: StoredView, form: Form) -> Source:
+        from pipedag_core.stores import viewsql
+
+        if form is Form.FILES:
+            raise UnsupportedByStore(f"{self._label}: {view.told} is a query and not in files. Read it as batches or inside a query.")
+        for leaf in view.leaves:
+            if isinstance(leaf, StoredTable):
+                self._existing(leaf)
+        text = viewsql.select(view, self._place)
+        if form is Form.QUERY:
+            self._lent = True
+            return QuerySource(f"({text})", self._connection())
+        import duckdb
+
+        from pipedag_core.arrow_schema import to_arrow
+        from pipedag_core.stores import duckdb_arrow, parquet_files
+
+        # Its rows come while the task may run other queries on its own connection.
+        connection = self._engine().cursor()
+        self._readers.append(connection)
+        try:
+            reader = connection.sql(text).to_arrow_reader(parquet_files.GROUP_ROWS)
+        except duckdb.Error as error:
+            raise self._translate(error, view.told, viewsql.readable(view), ()) from error
+        return BatchSource(duckdb_arrow.restored(reader, to_arrow(view.schema), lambda: None))
+
+    def external_columns(self, owner: str, name: str) -> TableSchema:
+        """Return the columns of the first of its files."""
+        import pyarrow as pa
+
+        from pipedag_core.arrow_schema import from_arrow
+        from pipedag_core.stores import parquet_files
+
+        paths = self._external.paths(owner, name)
+        try:
+            stream, files = parquet_files.open_all(paths)
+        except pa.ArrowException as error:
+            raise _unreadable(owner, name, error) from error
+        self._open += files
+        return from_arrow(stream.schema)
 
     def prepare(self, sql: str, placeholders: Mapping[str, Placeholder], stages: frozenset[str]) -> Prepared:
         """Turn a query or a script into what is hashed, what is run and what is shown; see `pipedag_core.stores.sqltext`."""
-        from pipedag_core.stores import sqltext
+        from pipedag_core.stores import sqltext, viewsql
 
-        return sqltext.prepare(sql, placeholders, stages, self._place)
+        return sqltext.prepare(sql, placeholders, stages, lambda table: viewsql.source_text(table, self._place))
 
-    def _place(self, table: StoredTable) -> str:
+    def _place(self, table: StoredTable | ExternalTable) -> str:
+        if isinstance(table, ExternalTable):
+            return query_place(self._external.paths(table.owner, table.name))
         self._bound[table.location] = table
         return place(self._layout.path(table.location))
 
@@ -180,6 +238,9 @@ class ParquetSession:
         for file in self._open:
             file.close()
         self._open.clear()
+        for reader in self._readers:
+            self._engine().release(reader)
+        self._readers.clear()
         if self._cursor is not None:
             self._engine().release(self._cursor, as_it_was=not self._lent)
             self._cursor = None
@@ -369,6 +430,10 @@ def _is_of_the_disk(error: BaseException, base: Path) -> bool:
     # Without a file's name only what reading the user's files cannot give is sure to be ours.
     found = _OS_ERROR.search(str(error)) if type(error).__module__.startswith("polars") else None
     return found is not None and int(found[1]) in _FULL
+
+
+def _unreadable(owner: str, name: str, error: Exception) -> StoreError:
+    return StoreError(f"External table {owner}.{name} cannot be read: {error}")
 
 
 def _where(target: Target) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
-from pipedag_core.errors import MaterializationError, StoredDataMissing, UnsupportedByStore
+from pipedag_core.errors import MaterializationError, StoredDataMissing, StoreError, UnsupportedByStore
 from pipedag_core.naming import check_bytes
 from pipedag_core.ports.data import (
     BatchData,
     BatchSource,
+    ExternalTable,
     FileData,
     Form,
     Placeholder,
@@ -18,12 +19,15 @@ from pipedag_core.ports.data import (
     QuerySource,
     Source,
     StoredTable,
+    StoredView,
     TableData,
+    TableSchema,
+    TableSource,
     Target,
     Written,
 )
 from pipedag_core.stores.dialects.port import Dialect, Made, Order, ScriptOrder, TableIsGone
-from pipedag_core.stores.sql_names import Names
+from pipedag_core.stores.sql_names import Names, Place
 
 
 @final
@@ -44,31 +48,70 @@ class SqlSession:
 
     # --- reading ------------------------------------------------------------------------------------------------------------------
 
-    def read(self, table: StoredTable, form: Form) -> Source:
-        """Return the table as batches or as a query; its columns are known, so nothing is asked of the database but whether it is there."""
+    def read(self, table: TableSource, form: Form) -> Source:
+        """Return the table or view as batches or as a query; columns are known, so nothing is asked of the database but whether it is there."""
         if form not in self._dialect.reads:
             raise UnsupportedByStore(f"{self._label}: this store gives no {form.value}; it gives tables as batches or inside queries.")
-        place = self._names.place(table.location)
+        if isinstance(table, StoredView):
+            return self._read_view(table, form)
+        place = self._place(table)
         try:
             if form is Form.QUERY:
-                return QuerySource(self._dialect.named(place), self._link.source(place))
+                return QuerySource(self._dialect.named(place), self._link.source([place]))
             return BatchSource(self._link.stream(place, table.schema))
         except TableIsGone as error:
-            raise StoredDataMissing(
-                f"{self._label}: table {table.stage}.{table.name} cannot be read: {place.sql} is not in the database any more. "
-                "The next run will make it again.",
-                stage=table.stage,
-                table=table.name,
-                path=place.sql,
-            ) from error
+            raise self._gone(table, place) from error
+
+    def _read_view(self, view: StoredView, form: Form) -> Source:
+        from pipedag_core.stores import viewsql
+
+        places = [self._place(leaf) for leaf in view.leaves]
+        try:
+            if form is Form.QUERY:
+                return QuerySource(viewsql.source_text(view, self._named), self._link.source(places))
+            return BatchSource(self._link.stream_query(viewsql.select(view, self._named), places, view.schema))
+        except TableIsGone as error:
+            leaf = next((leaf for leaf in view.leaves if self._dialect.named(self._place(leaf)) == str(error)), view.leaves[0])
+            raise self._gone(leaf, self._place(leaf)) from error
+
+    def external_columns(self, owner: str, name: str) -> TableSchema:
+        """Return the columns of a table or view in the same database."""
+        place = Place(owner, name)
+        try:
+            return self._link.columns(place)
+        except TableIsGone as error:
+            raise self._not_there(place) from error
+
+    def _place(self, table: StoredTable | ExternalTable) -> Place:
+        return Place(table.owner, table.name) if isinstance(table, ExternalTable) else self._names.place(table.location)
+
+    def _named(self, table: StoredTable | ExternalTable) -> str:
+        return self._dialect.named(self._place(table))
+
+    def _gone(self, table: StoredTable | ExternalTable, place: Place) -> Exception:
+        if isinstance(table, ExternalTable):
+            return self._not_there(place)
+        return StoredDataMissing(
+            f"{self._label}: table {table.told} cannot be read: {place.sql} is not in the database any more. The next run will make it again.",
+            stage=table.stage,
+            table=table.name,
+            path=place.sql,
+            object_id=table.id,
+        )
+
+    def _not_there(self, place: Place) -> StoreError:
+        return StoreError(
+            f"{self._label}: there is no table {place.sql} in this store's database, or no right to read it. An ExternalTableReference names a table "
+            "that somebody else makes there; check its name and schema, and grant the right.",
+            table=place.table,
+            path=place.sql,
+        )
 
     def prepare(self, sql: str, placeholders: Mapping[str, Placeholder], stages: frozenset[str]) -> Prepared:
         """Turn a query or a script into what is hashed, what is run and what is shown; see `pipedag_core.stores.sqltext`."""
-        from pipedag_core.stores import sqltext
+        from pipedag_core.stores import sqltext, viewsql
 
-        return sqltext.prepare(
-            sql, placeholders, stages, lambda table: self._dialect.named(self._names.place(table.location)), self._dialect.syntax
-        )
+        return sqltext.prepare(sql, placeholders, stages, lambda table: viewsql.source_text(table, self._named), self._dialect.syntax)
 
     def hash_rows(self, data: TableData) -> str | None:
         """Return the content hash of rows in memory, as `write` finds it; None for all else."""

@@ -12,7 +12,8 @@ from sqlglot.tokenizer_core import TokenType
 
 from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
-from pipedag_core.ports.data import PLACEHOLDER_SCHEMA, Placeholder, Prepared, StoredTable
+from pipedag_core.ports.data import PLACEHOLDER_SCHEMA, Placeholder, Prepared, StoredTable, StoredView, TableSource
+from pipedag_core.stores import viewsql
 from pipedag_core.stores.sqlrefs import Reference, Use, stage_references
 from pipedag_core.stores.sqlsyntax import DUCKDB, Syntax
 
@@ -123,7 +124,7 @@ def prepare(
     sql: str,
     placeholders: Mapping[str, Placeholder],
     stages: frozenset[str],
-    place: Callable[[StoredTable], str],
+    place: Callable[[TableSource], str],
     syntax: Syntax = DUCKDB,
 ) -> Prepared:
     """Turn a query or script into what is hashed, what is run and what is shown.
@@ -132,7 +133,7 @@ def prepare(
         sql: With inputs as `"pipedag__in"."<label>"`.
         placeholders: Label -> input.
         stages: Names of all stages of the flow.
-        place: Returns what stands behind FROM to read a table.
+        place: Returns what stands behind FROM to read a table or view.
         syntax: The database's SQL.
 
     Raises:
@@ -177,7 +178,7 @@ def _places(
     found: Sequence[Token],
     placeholders: Mapping[str, Placeholder],
     stages: frozenset[str],
-    place: Callable[[StoredTable], str],
+    place: Callable[[TableSource], str],
     syntax: Syntax,
 ) -> tuple[dict[int, _Place], list[str]]:
     folded = {stage.casefold() for stage in stages}
@@ -231,10 +232,13 @@ def _dotted(found: Sequence[Token]) -> list[tuple[int, str, str]]:
 
 def _input_named(placeholders: Mapping[str, Placeholder], schema: str, name: str) -> Placeholder | None:
     wanted = (schema.casefold(), name.casefold())
-    return next((item for item in placeholders.values() if (item.table.stage.casefold(), item.table.name.casefold()) == wanted), None)
+    for item in placeholders.values():
+        if isinstance(item.table, StoredTable) and (item.table.stage.casefold(), item.table.name.casefold()) == wanted:
+            return item
+    return None
 
 
-def _bound(found: Sequence[Token], at: int, alias: str, table: StoredTable, place: Callable[[StoredTable], str], syntax: Syntax) -> _Place:
+def _bound(found: Sequence[Token], at: int, alias: str, table: TableSource, place: Callable[[TableSource], str], syntax: Syntax) -> _Place:
     named = quote_identifier(alias)
     after = found[at + 3] if at + 3 < len(found) else None
     if after is not None and after.text == ".":
@@ -247,7 +251,7 @@ def _bound(found: Sequence[Token], at: int, alias: str, table: StoredTable, plac
         at,
         f"{quote_identifier(PLACEHOLDER_SCHEMA)}.{quote_identifier(table.identity)}{suffix}",
         f"{place(table)}{suffix}",
-        f"{quote_identifier(table.stage)}.{quote_identifier(table.name)}{'' if alias == table.name else suffix}",
+        f"{viewsql.readable(table)}{'' if not isinstance(table, StoredView) and alias == table.name else suffix}",
     )
 
 

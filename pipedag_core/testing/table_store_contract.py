@@ -16,6 +16,7 @@ from pipedag_core.ports.data import BatchData, FileData, Form, QueryData, Stored
 from pipedag_core.ports.stores import TableStore
 from pipedag_core.testing.table_store_options_contract import TableStoreOptionsContract
 from pipedag_core.testing.table_store_samples import keep, rows, target
+from pipedag_core.testing.table_store_sources_contract import TableStoreSourcesContract
 from pipedag_core.testing.table_store_sql_contract import TableStoreSqlContract
 
 #: Names that break whatever pastes names into SQL or paths.
@@ -39,10 +40,10 @@ STRANGE_NAMES = [
 ]
 
 
-class TableStoreContract(TableStoreOptionsContract, TableStoreSqlContract):
+class TableStoreContract(TableStoreOptionsContract, TableStoreSourcesContract, TableStoreSqlContract):
     """Tables.
 
-    Subclasses override the fixture `store`; an adding of `drop_past_store` lets damage be tested too.
+    Subclasses override the fixtures `store` and `make_external`; an adding of `drop_past_store` lets damage be tested too.
     """
 
     @pytest.fixture

@@ -18,6 +18,7 @@ from pipedag_core.ports.data import (
     StoredTable,
     TableData,
     TableOptions,
+    TableSource,
     Target,
     Written,
 )
@@ -58,24 +59,24 @@ def keep(session: StoreSession, data: TableData, name: str = "t", *, identity: s
     return stored_as(session.write(data, where, prepared=prepared), where, identity)
 
 
-def prepare(session: StoreSession, sql: str, **inputs: StoredTable) -> Prepared:
+def prepare(session: StoreSession, sql: str, **inputs: TableSource) -> Prepared:
     """Prepare a query or script whose inputs have these labels."""
     return session.prepare(sql, {label: Placeholder(label, table) for label, table in inputs.items()}, STAGES)
 
 
-def ask(session: StoreSession, sql: str, **inputs: StoredTable) -> list[dict[str, Any]]:
+def ask(session: StoreSession, sql: str, **inputs: TableSource) -> list[dict[str, Any]]:
     """Return the rows of a query over stored tables, by writing it as a table and reading that."""
     where = target("answer", stage="features")
     return rows(session, stored_as(session.write(QueryData(sql), where, prepared=prepare(session, sql, **inputs)), where))
 
 
-def rows(session: StoreSession, table: StoredTable, form: Form = Form.BATCHES) -> list[dict[str, Any]]:
-    """Return the rows of a stored table, read in the given form."""
+def rows(session: StoreSession, table: TableSource, form: Form = Form.BATCHES) -> list[dict[str, Any]]:
+    """Return the rows of a table or view, read in the given form."""
     source = session.read(table, form)
     if isinstance(source, BatchSource):
         return pa.RecordBatchReader.from_stream(source.stream).read_all().to_pylist()
     if isinstance(source, FileSource):
         return [row for path in source.paths for row in pq.ParquetFile(path).read().to_pylist()]
-    cursor = source.connection.execute(f"SELECT * FROM {source.place}")
+    cursor = source.connection.execute(f"SELECT * FROM {source.place} AS t")
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import duckdb
 import pyarrow as pa
@@ -21,6 +22,10 @@ class TestDuckdbStore(TableStoreContract):
         yield store
         store.close()
 
+    @pytest.fixture
+    def make_external(self, tmp_path):
+        return partial(_make_external, tmp_path / "data" / "tables.duckdb")
+
 
 class TestDuckdbStoreWithAStrangePrefix(TableStoreContract):
     @pytest.fixture
@@ -28,6 +33,22 @@ class TestDuckdbStoreWithAStrangePrefix(TableStoreContract):
         store = SqlStore(f'duckdb:///{tmp_path}/it\'s a "file".db', schema_prefix="It's\"a;", schema_suffix="-ß")
         yield store
         store.close()
+
+    @pytest.fixture
+    def make_external(self, tmp_path):
+        return partial(_make_external, tmp_path / 'it\'s a "file".db', "view")
+
+
+def _make_external(path, kind, table=None):
+    kind, table = ("table", kind) if table is None else (kind, table)
+    path.parent.mkdir(exist_ok=True)
+    with duckdb.connect(path) as connection:
+        connection.register("rows", table)
+        connection.execute("CREATE SCHEMA theirs")
+        connection.execute('CREATE TABLE theirs."Table" AS FROM rows')
+        if kind == "view":
+            connection.execute('CREATE VIEW theirs."View of it" AS FROM theirs."Table"')
+    return "theirs", "View of it" if kind == "view" else "Table"
 
 
 @pytest.fixture

@@ -102,8 +102,17 @@ class DuckdbDialect:
     # --- tables -------------------------------------------------------------------------------------------------------------------
 
     def has(self, connection: Any, place: Place) -> bool:
-        """Return whether there is a table at a place."""
-        return bool(connection.execute(f"{_TABLES} AND schema_name = ? AND table_name = ?", [place.schema, place.table]).fetchall())
+        """Return whether there is a table at a place; where others keep theirs, a view is as good, and case does not matter."""
+        if self.names.stage_of(place.schema) is not None:
+            return bool(connection.execute(f"{_TABLES} AND schema_name = ? AND table_name = ?", [place.schema, place.table]).fetchall())
+        everything = (
+            f"SELECT schema_name, name FROM ({_TABLES} UNION ALL SELECT schema_name, view_name FROM ({_VIEWS})) AS t(schema_name, name)"
+        )
+        return bool(
+            connection.execute(
+                f"{everything} WHERE lower(schema_name) = lower(?) AND lower(name) = lower(?)", [place.schema, place.table]
+            ).fetchall()
+        )
 
     @contextmanager
     def claimed(self, connection: Any, order: Order) -> Generator[Place]:

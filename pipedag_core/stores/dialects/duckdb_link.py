@@ -44,31 +44,55 @@ class DuckdbLink:
 
     # --- reading ------------------------------------------------------------------------------------------------------------------
 
-    def source(self, place: Place) -> Any:
+    def source(self, places: Sequence[Place]) -> Any:
         """Return a connection, for which the file is held until `close`."""
         connection = self._dialect.file.take()
         self._held.append(connection)
-        if not self._dialect.has(connection, place):
-            raise TableIsGone
+        self._check(connection, places)
         return connection
+
+    def columns(self, place: Place) -> TableSchema:
+        """Return what DuckDB says of it."""
+        with self._dialect.file.use() as connection:
+            self._check(connection, [place])
+            where = f"External table {place.sql}"
+            try:
+                wide = engine.projection(engine.columns_of(connection, f"FROM {self._dialect.named(place)}", where), {}, where)
+                if wide:
+                    raise MaterializationError(
+                        f"{where}: column {wide[0][0]!r} has integers of 128 bits, which would come as rounded numbers. Read it through a view that casts "
+                        f"it to {wide[0][1]}.",
+                        column=wide[0][0],
+                    )
+                return from_arrow(self._schema(connection, place))
+            except duckdb.Error as error:
+                raise self._translated(error, f"Table {place.sql}", "") from error
 
     def stream(self, place: Place, schema: TableSchema) -> Any:
         """Return the rows as a reader; the file is held until all are read."""
-        from pipedag_core.stores.dialects import duckdb_arrow
+        columns = ", ".join(map(quote_identifier, schema.names))
+        return self.stream_query(f"SELECT {columns} FROM {self._dialect.named(place)}", [place], schema)
+
+    def stream_query(self, query: str, places: Sequence[Place], schema: TableSchema) -> Any:
+        """Return the rows as a reader; the file is held until all are read."""
+        from pipedag_core.stores import duckdb_arrow
 
         connection = self._dialect.file.take()
         self._held.append(connection)
-        if not self._dialect.has(connection, place):
-            self._let_go(connection)
-            raise TableIsGone
-        arrow = to_arrow(schema)
-        columns = ", ".join(quote_identifier(field.name) for field in arrow)
+        self._check(connection, places, let_go=True)
         try:
-            reader = connection.sql(f"SELECT {columns} FROM {self._dialect.named(place)}").to_arrow_reader(_BATCH)
+            reader = connection.sql(query).to_arrow_reader(_BATCH)
         except duckdb.Error as error:
             self._let_go(connection)
-            raise self._translated(error, f"Table {place.sql}", "") from error
-        return duckdb_arrow.restored(reader, arrow, lambda: self._let_go(connection))
+            raise self._translated(error, f"Table {', '.join(place.sql for place in places)}", "") from error
+        return duckdb_arrow.restored(reader, to_arrow(schema), lambda: self._let_go(connection))
+
+    def _check(self, connection: Any, places: Sequence[Place], *, let_go: bool = False) -> None:
+        for place in dict.fromkeys(places):
+            if not self._dialect.has(connection, place):
+                if let_go:
+                    self._let_go(connection)
+                raise TableIsGone(self._dialect.named(place))
 
     # --- writing ------------------------------------------------------------------------------------------------------------------
 
@@ -81,8 +105,7 @@ class DuckdbLink:
         """Make a table and let DuckDB read the stream into it."""
         import pyarrow as pa
 
-        from pipedag_core.stores import parquet_files
-        from pipedag_core.stores.dialects import duckdb_arrow
+        from pipedag_core.stores import duckdb_arrow, parquet_files
 
         table_options.check_columns(order.options, batches.schema.names, order.where)
         parquet_files.check_types(batches.schema, order.where, "a DuckDB file")

@@ -77,17 +77,25 @@ class ScriptOrder:
 
 
 class TableIsGone(Exception):
-    """The table is not there any more."""
+    """The table is not there any more. Its text is the table as the dialect names it, where several were asked for."""
 
 
 class Link(Protocol):
     """One task's way to the database, in one thread. Errors of the driver come out as ours, with the readable query."""
 
-    def source(self, place: Place) -> Any:
-        """Return a connection on which the place can be queried until `close`.
+    def source(self, places: Sequence[Place]) -> Any:
+        """Return a connection on which the places can be queried until `close`.
 
         Raises:
-            TableIsGone: It cannot.
+            TableIsGone: One cannot.
+        """
+        ...
+
+    def columns(self, place: Place) -> TableSchema:
+        """Return the columns of any table or view of the database, with the Arrow types in which `stream` gives them.
+
+        Raises:
+            TableIsGone: There is none that can be read.
         """
         ...
 
@@ -96,6 +104,19 @@ class Link(Protocol):
 
         Raises:
             TableIsGone: There is no such table.
+        """
+        ...
+
+    def stream_query(self, query: str, places: Sequence[Place], schema: TableSchema) -> Any:
+        """Return the rows of a query, in its order, as `stream` does.
+
+        Args:
+            query: One SELECT in the dialect.
+            places: What it reads.
+            schema: Its columns.
+
+        Raises:
+            TableIsGone: One of the places is not there.
         """
         ...
 

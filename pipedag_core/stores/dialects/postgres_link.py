@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import psycopg
@@ -11,6 +11,7 @@ import psycopg
 from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
 from pipedag_core.ports.data import TableSchema
+from pipedag_core.stores import viewsql
 from pipedag_core.stores.dialects import postgres_tables as tables
 from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder, TableIsGone
 from pipedag_core.stores.dialects.postgres_errors import translate, translate_arrow
@@ -19,6 +20,7 @@ from pipedag_core.stores.table_options import check_columns, filled_columns, wit
 
 if TYPE_CHECKING:
     from pipedag_core.stores.dialects.postgres import PostgresDialect
+    from pipedag_core.stores.dialects.postgres_types import SqlColumn
 
 T = TypeVar("T")
 
@@ -29,6 +31,9 @@ _TRIES = 5
 _AGAIN = frozenset({"40001", "40P01"})
 
 _NO_SCHEMA = "3F000"
+
+#: What tells the columns of a query, for a moment.
+_VIEW = Place("pg_temp", "pipedag_columns")
 
 
 @final
@@ -48,25 +53,58 @@ class PostgresLink:
 
     # --- reading ------------------------------------------------------------------------------------------------------------------
 
-    def source(self, place: Place) -> Any:
+    def source(self, places: Sequence[Place]) -> Any:
         """Return the task's connection, in autocommit mode."""
         connection = self._connection()
-        if not self._guarded(lambda run: tables.columns_of(run, place), f"Table {place.sql}"):
-            raise TableIsGone
+        for place in dict.fromkeys(places):
+            if not self._columns(place):
+                raise TableIsGone(self._dialect.named(place))
         self._held.untidy = True
         return connection
 
+    def columns(self, place: Place) -> TableSchema:
+        """Return the columns as the server's catalogue has them; values are looked at where a type does not tell."""
+
+        def look(run: tables.Run) -> TableSchema:
+            columns = tables.columns_of(run, place)
+            if not columns:
+                raise TableIsGone(self._dialect.named(place))
+            return tables.schema_of(run, place, columns)
+
+        return self._guarded(look, f"{self.label}: table {place.sql}")
+
     def stream(self, place: Place, schema: TableSchema) -> Any:
         """Return the rows as a reader, on a connection that is free again when all are read."""
+        return self._stream(place.sql, self._columns(place), schema, f"{self.label}: table {place.sql}")
+
+    def stream_query(self, query: str, places: Sequence[Place], schema: TableSchema) -> Any:
+        """Return the rows as a reader; what the query's columns are is asked of a view that nobody else sees."""
+        for place in dict.fromkeys(places):
+            if not self._columns(place):
+                raise TableIsGone(self._dialect.named(place))
+
+        def look(run: tables.Run) -> list[SqlColumn]:
+            run(f"CREATE OR REPLACE TEMPORARY VIEW {_VIEW.table} AS {query}")
+            try:
+                return tables.columns_of(run, _VIEW)
+            finally:
+                run(f"DROP VIEW {_VIEW.sql}")
+
+        where = f"{self.label}: a view of {', '.join(place.sql for place in dict.fromkeys(places))}"
+        return self._stream(f"({query}) AS {viewsql.ALIAS}", self._guarded(look, where), schema, where)
+
+    def _columns(self, place: Place) -> list[SqlColumn]:
+        return self._guarded(lambda run: tables.columns_of(run, place), f"{self.label}: table {place.sql}")
+
+    def _stream(self, source: str, columns: Sequence[SqlColumn], schema: TableSchema, where: str) -> Any:
         from pipedag_core.arrow_schema import to_arrow
         from pipedag_core.stores.dialects import postgres_arrow, postgres_types
 
-        where = f"{self.label}: table {place.sql}"
-        columns = {column.name: column for column in self._guarded(lambda run: tables.columns_of(run, place), where)}
+        by_name = {column.name: column for column in columns}
         arrow = to_arrow(schema)
-        if not set(arrow.names) <= columns.keys():
+        if not set(arrow.names) <= by_name.keys():
             raise TableIsGone
-        chosen = ", ".join(postgres_types.expression(columns[field.name], field.type) for field in arrow)
+        chosen = ", ".join(postgres_types.expression(by_name[field.name], field.type) for field in arrow)
         connection = self._dialect.arrow.take()
         self._streams.append(connection)
 
@@ -76,7 +114,7 @@ class PostgresLink:
                 self._dialect.arrow.give_back(connection)
 
         try:
-            return postgres_arrow.stream(connection, f"SELECT {chosen} FROM {place.sql}", arrow, where, done)
+            return postgres_arrow.stream(connection, f"SELECT {chosen} FROM {source}", arrow, where, done)
         except postgres_arrow.Error as error:
             done()
             if error.sqlstate in ("42P01", _NO_SCHEMA):

@@ -1,4 +1,4 @@
-"""What a DuckDB file keeps Arrow columns as, and how they come back as they were."""
+"""What DuckDB keeps Arrow columns as, and how they come back as they were."""
 
 from __future__ import annotations
 

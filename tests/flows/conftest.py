@@ -1,0 +1,42 @@
+"""One configuration per kind of store, for tests that must pass on all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipedag_core import PipedagConfig
+
+STORES = ("parquet", "duckdb", "postgres")
+
+
+@pytest.fixture(params=STORES)
+def store_kind(request):
+    """Each kind of store in turn."""
+    return request.param
+
+
+@pytest.fixture
+def make_store(store_kind, tmp_path, request):
+    """Return what makes the configuration of an instance on the store; the keywords are further keys of the instance."""
+    if store_kind == "parquet":
+        store = {
+            "class": "parquet",
+            "args": {"base_path": str(tmp_path / "tables" / "{instance_id}"), "external_schemas": {"theirs": str(tmp_path / "theirs")}},
+        }
+    elif store_kind == "duckdb":
+        store = {"class": "sql", "args": {"url": f"duckdb:///{tmp_path}/data/{{instance_id}}.duckdb"}}
+    else:
+        prefix = request.getfixturevalue("schema_prefix")
+        store = {"class": "sql", "args": {"url": request.getfixturevalue("postgres_url"), "schema_prefix": prefix + "{instance_id}_"}}
+    blobs = {"class": "file", "args": {"base_path": str(tmp_path / "blobs" / "{instance_id}")}}
+
+    def make(**instance):
+        return PipedagConfig({"instances": {"full": {"table_store": store, "blob_store": blobs, **instance}}}).get("full")
+
+    return make
+
+
+@pytest.fixture
+def each_store(make_store):
+    """The configuration of an instance on each kind of store in turn."""
+    return make_store()
