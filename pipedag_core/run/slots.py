@@ -152,7 +152,9 @@ def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
 
 def _slot(place: Place, item: Any, path: str) -> Slot | None:
     if id(item) in place.references:
-        return Slot(path, item, None, stored=place.references[id(item)][1])
+        # What is stored itself comes from `pipedag_core.run.supplied`, and stays what it was called.
+        name = item.name if isinstance(item, (StoredTable, StoredBlob)) else None
+        return Slot(path, item, name, stored=place.references[id(item)][1])
     if isinstance(item, Table):
         return _table_slot(place, cast("Table[Any]", item), path)
     if isinstance(item, Blob):
