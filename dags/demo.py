@@ -1,6 +1,6 @@
-"""Run the flights pipeline twice and look at what it has made: what `make demo` does.
+"""Run the flights pipeline twice, look at what it has made, and take its production flow out: what `make demo` does.
 
-Everything is done through commands that are shown before they run, so each can be tried by hand. The data stays in `dags/.pipedag/full`.
+Everything is done through commands that are shown before they run, so each can be tried by hand. The data stays in `dags/.pipedag`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from rich.text import Text
 
 HERE = Path(__file__).resolve().parent
 INSTANCE = "full"
-RUN = ("run", "pipelines.flights:get_pipeline", "--instance", INSTANCE)
+FLOW = "pipelines.flights:get_pipeline"
+RUN = ("run", FLOW, "--instance", INSTANCE)
+
+#: Where the production flow is written to; `score.py` reads it there.
+BUNDLE = Path(".pipedag", "bundles", "flights")
+EXTRACT = ("extract", FLOW, "--instance", INSTANCE, "-o", str(BUNDLE), "--verify")
 
 #: Views of all tables of the last run, for looking around.
 EXPLORE = Path(".pipedag", INSTANCE, "explore.duckdb")
@@ -66,13 +71,25 @@ def pipedag() -> list[str]:
     return [found] if found else [sys.executable, "-m", "pipedag_core.cli"]
 
 
-def run() -> Measured:
-    """Run the pipeline through the command line; show the command and, as they come, its lines."""
-    command = [*pipedag(), *RUN]
+def announced(command: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Print a command as one would type it in the folder dags; return it, and the environment to run it in."""
     say("In the folder dags:")
     print(f"$ {shlex.join([os.path.relpath(command[0], HERE), *command[1:]])}", flush=True)
     # The example's own configuration counts, whatever is set outside.
-    environment = {name: value for name, value in os.environ.items() if name != "PIPEDAG_CONFIG"} | {"PYTHONUNBUFFERED": "1"}
+    return command, {name: value for name, value in os.environ.items() if name != "PIPEDAG_CONFIG"} | {"PYTHONUNBUFFERED": "1"}
+
+
+def follow(command: list[str]) -> None:
+    """Run a command whose output speaks for itself."""
+    shown, environment = announced(command)
+    done = subprocess.run(shown, cwd=HERE, env=environment, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"This failed with exit code {done.returncode}; its message stands above.")
+
+
+def run() -> Measured:
+    """Run the pipeline through the command line; show the command and, as they come, its lines."""
+    command, environment = announced([*pipedag(), *RUN])
     tasks: Counter[str] = Counter()
     started = time.monotonic()
     with subprocess.Popen(command, cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -105,7 +122,7 @@ def show(query: str, title: str) -> None:
 
 
 def main() -> int:
-    """Run twice, compare, show the evaluation and one query; return 0 if the second run had nothing to do."""
+    """Run twice, compare, show the evaluation and one query, extract and score; return 0 if the second run had nothing to do."""
     say("Will a flight out of New York arrive more than 15 minutes late? Six stages, from raw files to an evaluated model.")
     first = run()
     say("Once more. Nothing has changed, so nothing needs to run:")
@@ -122,6 +139,11 @@ def main() -> int:
     show(EVALUATION, "On the held-back months, October to December")
     say("A query to try: is the model right at every time of the day?")
     show(QUESTION, "Predicted and observed share of late flights")
+
+    say("The production flow is a part of this one. Take it out, hold its answers against those of training, and keep it as a folder:")
+    follow([*pipedag(), *EXTRACT])
+    say("A service needs no more than that folder and the modules in dags/pipelines:")
+    follow([sys.executable, "score.py"])
     say("Next: change a task in dags/pipelines and run it again; only what depends on the change runs. Smaller: --instance mini")
     return 0 if valid else 1
 

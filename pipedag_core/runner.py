@@ -20,21 +20,23 @@ from pipedag_core.config.wire import open_engine, open_session
 from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.refs import Reference
-from pipedag_core.errors import ConfigError, PlanMismatch, RunError, UnsupportedByStore
+from pipedag_core.errors import ConfigError, PlanMismatch, RunError
 from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
 from pipedag_core.plan.selection import resolve, select
+from pipedag_core.plan.specification import Place
+from pipedag_core.plan.supplying import supply
 from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import RunObserver, RunStarted, StepReport
-from pipedag_core.run import rolling_back, steps
+from pipedag_core.run import rolling_back, steps, supplied
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper
 from pipedag_core.run.result import Result, fetch
-from pipedag_core.run.session import Run, RunOptions
+from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
 ORCHESTRATED_TTL_S = 6 * 3600.0
@@ -71,7 +73,9 @@ def run_flow(
         disable_cache_function: Do not call cache functions; their tasks count as never seen, unless the mode ignores fresh input.
         ignore_task_version: Run all tasks with a version string.
         ignore_position_hashes: Take results of tasks outside of the selection even if they were wired differently.
-        inputs: Not supported yet.
+        inputs: Replaces what tasks give, for this run: output of a task, or item of one -> frame, `Table`, plain value, or nest of them. These tasks do
+            not run. No stage that they are in, or that takes anything from such a stage, is committed: it runs into a scratch generation, which
+            the result can be read from.
         observers: Are told what happens.
         engine_options: Options of the engine, as under `orchestration: args:` of the configuration.
 
@@ -82,24 +86,28 @@ def run_flow(
         ConfigError, FlowError: What was asked for is not there.
         Exception: With `fail_fast`, whatever the first failing task raised.
     """
-    if inputs:
-        raise UnsupportedByStore("flow.run(inputs=...) is not supported yet.")
+    given = supplied.places(flow, inputs) if inputs else {}
     context = configuration(config, instance, flow.name, per_user=per_user)
     engine = choose_engine(context, orchestration_engine, engine_options)
     options = _options(
         context, cache_validation_mode, disable_cache_function, ignore_task_version, ignore_position_hashes, bool(components)
     )
     stop_early = context.fail_fast if fail_fast is None else fail_fast
-    plan = compile_flow(flow, context.instance_name, flow.source)
+    plan = whole = compile_flow(flow, context.instance_name, flow.source)
     if components:
         selection = resolve(plan, components)
         plan = select(plan, stages=selection.stages, tasks=selection.tasks)
         if selection.tasks and cache_validation_mode is None:
             options = replace(options, mode=CacheValidationMode.FORCE_CACHE_INVALID)
+    scratch: frozenset[str] = frozenset()
+    if given:
+        plan, scratch = supply(whole, plan, [place.task.full_id for place in given])
     info = _info(plan, context, options, uuid.uuid4().hex, this_process(f"flow {flow.name}"), context.lease_ttl)
     with open_session(context, observers) as session:
         run = Run(info, options, memory=RunMemory(session.catalog, info.run_id, remembers=True))
         session.catalog.begin_run(info)
+        if given:
+            run = replace(run, supplied=Supplied(_supplied_values(session, run, plan, given), scratch))
         session.tell(RunStarted(run.id, plan.flow, info.instance, tuple(step.id for step in plan.steps)))
         units = Units(session, run, plan)
         with heartbeat(session, run):
@@ -311,6 +319,15 @@ def _options(
     if ignore_position_hashes and not partial:
         raise ConfigError("ignore_position_hashes only makes sense with a selection of stages or tasks.")
     return RunOptions(chosen, disabled, ignored, ignore_position_hashes)
+
+
+def _supplied_values(session: Session, run: Run, plan: Plan, given: Mapping[Place, Any]) -> Mapping[tuple[str, str], Any]:
+    """Return what `pipedag_core.run.supplied.values` returns; a run that cannot begin is ended."""
+    try:
+        return supplied.values(session, run, plan, given)
+    except BaseException:
+        session.catalog.finish_run(run.id, "failed")
+        raise
 
 
 def _option_names() -> list[str]:

@@ -35,6 +35,27 @@ def config(tmp_path):
     return PipedagConfig({"instances": {"__any__": {"table_store": store}}}).get()
 
 
+@pytest.fixture(params=["parquet", "duckdb", "postgres"])
+def each_store(request, tmp_path):
+    """A configuration of each of the three stores, one after the other."""
+    from pipedag_core import PipedagConfig
+
+    if request.param == "parquet":
+        return request.getfixturevalue("config")
+    if request.param == "duckdb":
+        args = {"url": f"duckdb:///{tmp_path}/data/{{instance_id}}.duckdb"}
+    else:
+        args = {
+            "url": request.getfixturevalue("postgres_url"),
+            "schema_prefix": request.getfixturevalue("schema_prefix") + "{instance_id}_",
+        }
+    instance = {
+        "table_store": {"class": "sql", "args": args},
+        "blob_store": {"class": "file", "args": {"base_path": str(tmp_path / "blobs" / "{instance_id}")}},
+    }
+    return PipedagConfig({"instances": {"full": instance}}).get("full")
+
+
 @pytest.fixture
 def tables_of():
     """Reads all visible tables of an instance: stage -> name -> polars.DataFrame."""

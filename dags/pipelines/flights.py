@@ -17,21 +17,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipedag_core import Flow, Stage
+from pipedag_core import Flow, InOutSpecification, Stage
 from pipelines.flights_data import clean, define_target, economic_representation, mark_train_test_set, observe_outcomes, read_input_data
 from pipelines.flights_features import CalibrationState, calibrated_features, features
 from pipelines.flights_model import evaluate_airlines, evaluate_model, model_encoding, model_predict, model_train
 
 
-def get_pipeline(attrs: Mapping[str, Any]) -> Flow:
-    """Wire the pipeline for one instance.
-
-    Seen as a service, its parts are these: `clean_tbls` is what a caller would supply, `calibration`, `encoding_parameters` and `model`
-    are what training leaves behind, `output_test` is the answer, and `train_test_set` and `target` are of no use there.
+def get_pipeline(attrs: Mapping[str, Any]) -> tuple[Flow, InOutSpecification]:
+    """Wire the pipeline for one instance, and say which part of it runs in production.
 
     Args:
         attrs: The instance's attributes from `pipedag.yaml`: keyword arguments of tasks under `input`, `train_test_set`, `target`,
             `calibration` and `model`.
+
+    Returns:
+        The flow, and its production flow: a caller supplies cleaned tables with the flights to score, what training has learned is frozen,
+        and the answer is each flight's probability of arriving late.
     """
     with Flow("flights") as flow:
         with Stage("01_raw_input"):
@@ -64,4 +65,10 @@ def get_pipeline(attrs: Mapping[str, Any]) -> Flow:
             evaluate_model(output_test, target_test, calibration.parameters)
             evaluate_airlines(output_test, target_test, tbls, raw_tbls)
 
-    return flow
+    return flow, InOutSpecification(
+        input={"clean": clean_tbls},
+        const=[model, encoding_parameters, calibration],
+        # Every flight that is asked for is scored, and whether it will be late nobody knows yet.
+        ignore=[train_test_set, target],
+        output=output_test,
+    )

@@ -149,7 +149,9 @@ class Flow(Container):
             disable_cache_function: Do not call cache functions; their tasks count as never seen, unless the mode ignores fresh input.
             ignore_task_version: Run all tasks with a version string.
             ignore_position_hashes: Take results of tasks outside of the selection even if they were wired differently.
-            inputs: Not supported yet.
+            inputs: Replaces what tasks give, for this run: output of a task, or item of one -> frame, `Table`, plain value, or nest of them. These tasks do
+                not run. No stage that they are in, or that takes anything from such a stage, is committed: it runs into a scratch generation,
+                which the result can be read from.
             observers: Are told what happens; see `RunObserver`.
             engine_options: Options of the engine, such as `max_workers`, as under `orchestration: args:` of the configuration.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final, final
 
+from pipedag_core.define.walk import join, segment
 from pipedag_core.errors import ProductionError
 from pipedag_core.hashing import digest
 from pipedag_core.plan.draw import dot_text, mermaid_text
@@ -130,8 +131,7 @@ def describe(prod: Any) -> str:
     for title, shapes in (("inputs", parts.inputs), ("outputs", {name: parts.outputs.get(name) for name in program.outputs})):
         lines.append(f"{title}:")
         for name, shape in shapes.items():
-            told = "not committed by training" if shape is None else _told(readable(shape))
-            lines.append(f"  {name}: {told}")
+            lines += [f"  {name}: not committed by training"] if shape is None else _told(name, readable(shape))
     lines.append("frozen:")
     lines += [f"  {name}" for name in program.consts.values()] or ["  nothing"]
     lines.append("ignored:")
@@ -146,13 +146,14 @@ def describe(prod: Any) -> str:
     return "\n".join(lines)
 
 
-def _told(shape: Any) -> str:
-    if isinstance(shape, Mapping):
-        return "{" + ", ".join(f"{key}: {_told(value)}" for key, value in shape.items()) + "}"
+def _told(path: str, shape: Any) -> list[str]:
+    """Return a line for each leaf of a readable shape."""
     if isinstance(shape, (list, tuple)):
-        return "[" + ", ".join(map(_told, shape)) + "]"
+        shape = dict(enumerate(shape))
+    if isinstance(shape, Mapping):
+        return [line for key, value in shape.items() for line in _told(join(path, segment(key)), value)]
     names = getattr(shape, "names", None)
-    return f"table({', '.join(f'{item.name} {item.type}' for item in shape)})" if names is not None else str(shape)
+    return [f"  {path}: " + (f"table({', '.join(f'{item.name} {item.type}' for item in shape)})" if names is not None else str(shape))]
 
 
 def to_plan(program: Program) -> Plan:

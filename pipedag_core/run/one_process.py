@@ -37,7 +37,7 @@ class Units:
         self._lock = threading.Lock()
         self._left: dict[str, set[str]] = {}
         for step in plan.steps:
-            if step.stage is not None and not plan.scratch:
+            if step.stage is not None and not plan.scratch and self._unit[step.stage] not in run.supplied.scratch:
                 self._left.setdefault(self._unit[step.stage], set()).add(step.id)
 
     def note(self, report: StepReport) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
@@ -133,6 +133,20 @@ class _Hold(AbstractContextManager[None]):
 
 @final
 @dataclass(frozen=True, slots=True)
+class Supplied:
+    """What the caller of a run supplies in place of what tasks would give.
+
+    Attributes:
+        values: (stage, task) -> nest, as the task would have returned it; see `pipedag_core.run.supplied`.
+        scratch: Units that are not committed, by the names of their outermost stages, since something in them may be made from these values.
+    """
+
+    values: Mapping[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
+    scratch: frozenset[str] = frozenset()
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Run:
     """A run as a step sees it.
 
@@ -143,6 +157,7 @@ class Run:
         lookups: Tables for finding tasks by their ids, made by `pipedag_core.run.lookup`.
         memory: What the catalog knows, remembered, where this process carries out all steps of the run; see `pipedag_core.run.memory`.
         waiting: Step that waits for a lease -> when it began to wait, and whether that has been said aloud.
+        supplied: What is given in place of what tasks would give; only where this process carries out all steps of the run.
     """
 
     info: RunInfo
@@ -152,6 +167,7 @@ class Run:
     lookups: dict[int, object] = field(default_factory=dict[int, object], repr=False, compare=False)
     memory: RunMemory | None = field(default=None, repr=False, compare=False)
     waiting: dict[str, tuple[float, bool]] = field(default_factory=dict[str, "tuple[float, bool]"], repr=False, compare=False)
+    supplied: Supplied = field(default_factory=Supplied, repr=False, compare=False)
 
     @property
     def id(self) -> str:

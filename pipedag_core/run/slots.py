@@ -20,6 +20,7 @@ from pipedag_core.define.walk import iter_leaves, join, map_leaves
 from pipedag_core.errors import FlowError, MaterializationError, PipedagError, StoredDataMissing, UnsupportedValue
 from pipedag_core.ports.data import (
     BatchData,
+    ExternalTable,
     FileData,
     Prepared,
     QueryData,
@@ -198,7 +199,7 @@ def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
         if isinstance(item, View):
             return view(item, path)
         reference = place.references.get(id(item))
-        if reference is not None and not isinstance(reference[1], StoredTable):
+        if reference is not None and isinstance(reference[1], (StoredView, ExternalTable)):
             return known(reference[1], path)
         slot = _slot(place, item, path)
         return item if slot is None else enter(slot)
@@ -226,8 +227,10 @@ def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
 
 def _slot(place: Place, item: Any, path: str) -> Slot | None:
     reference = place.references.get(id(item))
-    if reference is not None and isinstance(reference[1], StoredTable):
-        return Slot(path, item, None, stored=reference[1])
+    if reference is not None:
+        # What is stored itself comes from `pipedag_core.run.supplied`, and stays what it was called.
+        stored = cast("StoredTable | StoredBlob", reference[1])
+        return Slot(path, item, item.name if item is stored else None, stored=stored)
     if isinstance(item, Table):
         return _table_slot(place, cast("Table[Any]", item), path)
     if isinstance(item, Blob):

@@ -17,7 +17,7 @@ from pipedag_core.run.notes import add_note, is_interruption, message_of
 from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import refresh_names, settle_names, show_failed, show_generation
-from pipedag_core.run.task_run import run_task
+from pipedag_core.run.task_run import run_task, take_supplied
 
 log = logging.getLogger("pipedag_core.run")
 
@@ -178,7 +178,10 @@ def reads_of(plan: Plan, unit: Sequence[str]) -> tuple[str, ...]:
 def open_unit(session: Session, run: Run, plan: Plan, stage: str) -> Opened | Held:
     """Open a stage with all that is committed with it, or find it open."""
     unit = plan.unit(stage)
-    opened = session.catalog.open_stages(run.id, unit, reads_of(plan, unit), scratch=plan.scratch)
+    is_scratch = unit[0] in run.supplied.scratch
+    # What is committed of a unit that will not be committed anew is looked at for the whole run.
+    reads = (*reads_of(plan, unit), *unit) if is_scratch else reads_of(plan, unit)
+    opened = session.catalog.open_stages(run.id, unit, reads, scratch=plan.scratch or is_scratch)
     if isinstance(opened, Opened):
         run.open.update(opened.generations)
         session.tell(PointReached(run.id, "after_open"))
@@ -191,7 +194,8 @@ def _open(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
     if isinstance(opened, Held):
         return _waiting(session, run, plan, step, opened)
     numbers = ", ".join(f"{name} g{key.number}" for name, key in opened.generations.items())
-    return StepReport(step.id, Outcome.OPENED, numbers, step.stage)
+    not_committed = "; not committed, because of inputs=" if step.stage in run.supplied.scratch else ""
+    return StepReport(step.id, Outcome.OPENED, numbers + not_committed, step.stage)
 
 
 def _waiting(session: Session, run: Run, plan: Plan, step: Step, held: Held) -> StepReport:
@@ -244,7 +248,10 @@ def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step, comput
             return _waiting(session, run, plan, step, opened)
         generation = opened.generations[step.stage]
     planned = plan_lookup(run, plan).tasks[step.stage, step.task]
-    return run_task(session, run, flow, plan, planned, find_task(run, flow, step.stage, step.task), generation, computed)
+    task = find_task(run, flow, step.stage, step.task)
+    if (step.stage, step.task) in run.supplied.values:
+        return take_supplied(session, run, flow, plan, planned, task, generation, run.supplied.values[step.stage, step.task])
+    return run_task(session, run, flow, plan, planned, task, generation, computed)
 
 
 # --- commit -------------------------------------------------------------------------------------------------------------------------

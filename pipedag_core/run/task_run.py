@@ -23,7 +23,7 @@ from pipedag_core.ports.events import Outcome, PointReached, StepReport
 from pipedag_core.ports.hooks import TracingHook
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run import outputs
-from pipedag_core.run.inputs import INPUTS, TaskInputs, map_inputs, resolve
+from pipedag_core.run.inputs import INPUTS, TaskInputs, leaves, map_inputs, resolve
 from pipedag_core.run.loading import Loaded, load, load_empty
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.memory import RunMemory
@@ -148,6 +148,25 @@ def _run_once(
                 return report
             _refuse_fresh_input(job, lazy=False)
         return _execute(job, Policy(kind, forced, False, False, cache_value, found), parts, _why_forced(job) or _why(job, parts))
+
+
+def take_supplied(
+    session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTask, task: Task, generation: GenerationKey, value: Any
+) -> StepReport:
+    """Record what the caller of the run supplies as what a task gives; its function is not called.
+
+    The result has no fingerprint, so it stands in for nothing in any other run; equal rows have the identity that they would have anyway.
+    """
+    job = Job(session, run, flow, plan, planned, task, generation, TaskInputs({}, {}, {}), time.monotonic(), None)
+    policy = Policy("never", False, False, False, None, None)
+    kept: dict[int, tuple[Any, Any]] = {id(leaf): (leaf, leaf) for _, leaf in leaves(value, "") if isinstance(leaf, INPUTS)}
+    with session.tables.session(f"{plan.flow}: {planned.id} (supplied)") as access:
+        place = _place(job, access, Loaded(job.inputs, {}, kept))
+        marked, slots = collect(place, value)
+        prepare(place, slots, policy)
+        reuse(place, slots, policy)
+        output = outputs.write(place, marked, slots, generation.number, policy)
+    return _record(job, _result(job, output, {}, Outcome.CACHED, "supplied for this run"), output)
 
 
 # --- deciding -----------------------------------------------------------------------------------------------------------------------

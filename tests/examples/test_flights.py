@@ -14,7 +14,9 @@ import sqlalchemy as sa
 import yaml
 from duckdb_sqlalchemy import Dialect
 
-from pipedag_core import PipedagConfig, Table
+from pipedag_core import PipedagConfig, ProductionFlow, Table
+from pipedag_core.errors import InputMismatch
+from pipedag_core.plan.production import cut
 
 DAGS = Path(__file__).parents[2] / "dags"
 # The pipelines are scripts of their own, not a part of the package.
@@ -344,7 +346,7 @@ def settings(tmp_path) -> PipedagConfig:
 
 @pytest.mark.parametrize("instance", ["full", "midi", "mini"])
 def test_every_instance_wires_the_same_flow(settings, instance):
-    flow = flights.get_pipeline(settings.get(instance).attrs)
+    flow, _ = flights.get_pipeline(settings.get(instance).attrs)
     assert [stage.name for stage in flow.stages] == [
         "01_raw_input",
         "02_early_cleaning",
@@ -353,33 +355,67 @@ def test_every_instance_wires_the_same_flow(settings, instance):
         "05_model_training",
         "06_model_evaluation",
     ]
-    assert flow.plan().digest == flights.get_pipeline(settings.get("full").attrs).plan().digest
+    full, _ = flights.get_pipeline(settings.get("full").attrs)
+    assert flow.plan().digest == full.plan().digest
 
 
 def test_a_prediction_needs_cleaned_tables_and_what_training_left_behind_and_nothing_else(settings):
-    flow = flights.get_pipeline(settings.get("mini").attrs)
-    given = {"clean", "calibrate_late_rate", "calibrate_tables", "model_train"}
-    of_no_use = {"mark_train_test_set", "define_target"}
-    training = flow["05_model_training"].get_task("model_encoding")
-    needed, waiting = set(), [flow["06_model_evaluation"].get_task("model_predict")]
-    while waiting:
-        task = waiting.pop()
-        if task is training or task.name in given | of_no_use:
-            continue
-        needed.add(task.name)
-        waiting += task.upstream
-    assert needed == {"economic_representation", "features", "apply_calibration", "model_encoding", "model_predict"}
+    carved = cut(*flights.get_pipeline(settings.get("mini").attrs))
+    assert [task.name for task in carved.tasks] == [
+        "economic_representation",
+        "features",
+        "apply_calibration",
+        "model_encoding",
+        "model_predict",
+    ]
+    assert [place.task.name for place in carved.inputs.values()] == ["clean"]
+    assert {place.task.name for place in carved.consts} == {"calibrate_late_rate", "calibrate_tables", "model_encoding", "model_train"}
+    assert {place.task.name for place in carved.ignored} == {"mark_train_test_set", "define_target"}
 
 
 @pytest.mark.slow
-def test_the_mini_instance_runs_and_beats_the_base_rate_and_a_second_run_has_nothing_to_do(settings):
+def test_the_mini_instance_runs_and_beats_the_base_rate_and_its_production_flow_gives_the_same_answers(settings, tmp_path):
     config = settings.get("mini")
-    result = flights.get_pipeline(config.attrs).run(config=config, fail_fast=True)
+    flow, spec = flights.get_pipeline(config.attrs)
+    result = flow.run(config=config, fail_fast=True)
     evaluation = result.get(result.flow["06_model_evaluation"].get_task("evaluate_model"), as_type=pd.DataFrame)["evaluation"].set_index(
         "measure"
     )
     assert evaluation.loc["ROC AUC", "model"] > 0.6
     assert evaluation.loc["log loss", "model"] < evaluation.loc["log loss", "base_rate"]
+    committed = result.get(flow["06_model_evaluation"].get_task("model_predict"), as_type=pl.DataFrame)
+    clean = result.get(flow["02_early_cleaning"].get_task("clean"), as_type=pl.DataFrame)
 
-    again = flights.get_pipeline(config.attrs).run(config=config, fail_fast=True)
+    again = flights.get_pipeline(config.attrs)[0].run(config=config, fail_fast=True)
     assert {outcome.value for outcome in again.task_states.values()} == {"cached"}
+
+    prod = flow.extract(spec, config=config)
+    verified = prod.verify()
+    assert verified.compared == (("model_predict", len(committed)),)
+    assert verified.changes == ()
+
+    bundle = prod.save(tmp_path / "bundle", code="package")
+    loaded = ProductionFlow.load(bundle)
+    assert loaded.verify(config, flow=(flow, spec)).compared == verified.compared
+
+    # Ten flights of the test set, scored without the others: as training scored them among all.
+    ten = committed.sort("flight_id").gather_every(len(committed) // 10).head(10)
+    clean["flights"] = clean["flights"].join(ten.select("flight_id"), on="flight_id", how="semi")
+    scored = loaded.run({"clean": clean}, as_type=pl.DataFrame).sort("flight_id")
+    assert scored["flight_id"].to_list() == ten["flight_id"].to_list()
+    assert scored["probability"].to_list() == pytest.approx(ten["probability"].to_list(), abs=1e-12)
+
+    one = {name: frame.head(1) if name == "flights" else frame for name, frame in clean.items()}
+    assert len(loaded.run({"clean": one})) == 1
+    with pytest.raises(InputMismatch, match="missing column 'carrier'"):
+        loaded.run({"clean": one | {"flights": one["flights"].drop("carrier")}})
+
+
+def test_the_demo_extracts_verifies_and_scores_what_the_pipeline_has_made():
+    """What `make demo` runs is what stands in the folder: the flow that it names, and the bundle that `score.py` reads."""
+    import demo
+    import score
+
+    assert "--verify" in demo.EXTRACT
+    assert DAGS / demo.BUNDLE == score.BUNDLE
+    assert DAGS / demo.EXPLORE == score.EXPLORE

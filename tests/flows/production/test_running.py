@@ -556,7 +556,7 @@ def test_inputs_and_outputs_tell_their_schemas(prod):
     assert prod.inputs["clean"]["flights"].names == ["id", "carrier", "minutes"]
     assert prod.outputs["predict"].names == ["id", "score"]
     text = prod.describe()
-    assert "clean: {flights: table(id int64" in text
+    assert "  clean.flights: table(id int64" in text
     assert "calibration.average" in text
     assert "raw.run_note" in text
     assert "from: instance" in text
