@@ -109,7 +109,7 @@ def select(plan: Plan, stages: Iterable[str] = (), tasks: Iterable[str] = ()) ->
     if chosen.stages:
         units = {unit_of[name] for name in chosen.stages}
         kept = {step.id for step in plan.steps if step.stage is None or unit_of[step.stage] in units}
-        return replace(plan, steps=_contract(plan.steps, kept))
+        return replace(plan, steps=contract(plan.steps, kept))
     wanted = set(chosen.tasks)
     units = {unit_of[task.stage] for task in plan.tasks if task.id in wanted}
     kept = {
@@ -119,11 +119,11 @@ def select(plan: Plan, stages: Iterable[str] = (), tasks: Iterable[str] = ()) ->
         or (step.kind is StepKind.OPEN and step.stage in units)
         or (step.kind is StepKind.TASK and f"{step.stage}.{step.task}" in wanted)
     }
-    return replace(plan, steps=_contract(plan.steps, kept), scratch=True)
+    return replace(plan, steps=contract(plan.steps, kept), scratch=True)
 
 
-def _contract(steps: tuple[Step, ...], kept: set[str]) -> tuple[Step, ...]:
-    """Return the kept steps; an edge to a step that is left out becomes edges to the kept steps before that one."""
+def contract(steps: tuple[Step, ...], kept: set[str]) -> tuple[Step, ...]:
+    """Return the kept steps of a plan; an edge to a step that is left out becomes edges to the kept steps before that one."""
     behind: dict[str, dict[str, None]] = {}
     result: list[Step] = []
     for step in steps:
