@@ -127,6 +127,9 @@ def step(
         str, typer.Option("--digest", help="With a flow: refuse it if it is wired differently from the plan with this digest.")
     ] = "",
     note: Annotated[str, typer.Option("--note", help="Who is at work, for those who have to wait.")] = "",
+    report_to: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the report to a file as well, whatever the step came to.")
+    ] = None,
     external_id: Annotated[str, typer.Option("--external-id", help="The orchestrator's own id of the run, to be kept with it.")] = "",
 ) -> None:
     """Carry out one step of a plan; print its report as one line of JSON.
@@ -175,7 +178,11 @@ def step(
         typer.echo(json.dumps(part.to_dict(), ensure_ascii=False))
     if report.outcome is Outcome.FAILED:
         _show_failure(report)
-    typer.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+    text = json.dumps(report.to_dict(), ensure_ascii=False)
+    typer.echo(text)
+    if report_to is not None:
+        report_to.parent.mkdir(parents=True, exist_ok=True)
+        report_to.write_text(f"{text}\n", encoding="utf-8")
     if not report.outcome.is_good:
         raise typer.Exit(WAITING if report.outcome is Outcome.WAITING else 1)
     # The step itself went well; whoever watches exit codes wants to know about the run.
