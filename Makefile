@@ -5,14 +5,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AIRFLOW := .venv-airflow
+AIRFLOW_READY := $(AIRFLOW)/.ready
 EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test property crash stress types check bench format clean
+.PHONY: help setup demo test property crash stress types check bench format clean dags setup-airflow test-airflow e2e-airflow check-airflow
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything that work on this repository needs
 
@@ -27,11 +29,26 @@ $(READY): pyproject.toml constraints.txt
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 2 $(VENV)/lib > $(VENV)/compile.log 2>&1 || true
 	@touch $@
 
+setup-airflow: $(AIRFLOW_READY) ## Make .venv-airflow, for Airflow needs an environment of its own
+
+# Most of Kubernetes' client is never imported, so it is not worth compiling.
+$(AIRFLOW_READY): pyproject.toml constraints-airflow.txt
+	@test -x $(AIRFLOW)/bin/python || $(PYTHON) -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints-airflow.txt -e '.[test-airflow]'
+	env -u PYTHONDONTWRITEBYTECODE $(AIRFLOW)/bin/python -m compileall -q -j 2 -x '/kubernetes(_asyncio)?/' $(AIRFLOW)/lib > $(AIRFLOW)/compile.log 2>&1 || true
+	@touch $@
+
 demo: $(READY) ## Run the example pipeline on real data
 	$(BIN)/python dags/demo.py
 
-test: $(READY) ## Run the tests
+test: $(READY) test-airflow ## Run the tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-airflow: $(AIRFLOW_READY) ## Run the tests of the Airflow adapter that need no running Airflow
+	$(AIRFLOW)/bin/python -m pytest tests/adapters/airflow $(ARGS)
+
+e2e-airflow: $(AIRFLOW_READY) ## Run DAGs on a running Airflow: api-server, scheduler and dag-processor (minutes)
+	PIPEDAG_LONG_TESTS=1 $(AIRFLOW)/bin/python -m pytest tests/adapters/airflow/test_end_to_end.py $(ARGS)
 
 property: $(READY) ## Edit flows at random and compare with runs from scratch; EDITS=50000 for more than 5,000 edits
 	PIPEDAG_PROPERTY_EDITS=$(or $(EDITS),5000) $(BIN)/python -m pytest -n 2 tests/flows/property $(ARGS)
@@ -45,11 +62,18 @@ stress: $(READY) ## Let many write and read at once, for two minutes
 types: $(READY) ## Write docs/types.md anew: what each library gets back of each type
 	PIPEDAG_WRITE_TYPES=1 $(BIN)/python -m pytest -q -n 0 tests/contract/test_types.py
 
+dags: $(READY) ## Generate the DAG files of the example anew; CHECK=--check says whether they are up to date
+	cd dags && ../$(BIN)/pipedag airflow generate pipelines.flights:get_pipeline --instance full -o airflow $(CHECK)
+
+check-airflow: $(READY) $(AIRFLOW_READY) ## Check the types of the Airflow adapter
+	$(BIN)/basedpyright -p adapters/pipedag_airflow --pythonpath $(AIRFLOW)/bin/python
+
 check: $(READY) ## Check format, style, types and floors
 	$(BIN)/ruff format --check $(wildcard $(PATHS))
 	$(BIN)/ruff check $(wildcard $(PATHS))
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory dags CHECK=--check
 
 bench: $(READY) ## Run the benchmarks
 	$(BIN)/python benchmarks/run.py
@@ -59,4 +83,4 @@ format: $(READY) ## Put the code into the common form
 	$(BIN)/ruff check --fix $(wildcard $(PATHS))
 
 clean: ## Remove .venv and what tests and tools leave behind
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) $(AIRFLOW) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build

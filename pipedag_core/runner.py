@@ -13,7 +13,7 @@ from typing import Any, cast
 from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.catalogs.owner import lives, many_processes, this_process
 from pipedag_core.config.context import ConfigContext, PipedagConfig
-from pipedag_core.config.flows import load_flow
+from pipedag_core.config.flows import find_flow, load_flow
 from pipedag_core.config.registry import ENGINES
 from pipedag_core.config.settings import PartSettings
 from pipedag_core.config.wire import open_engine, open_session
@@ -30,7 +30,7 @@ from pipedag_core.plan.supplying import supply
 from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import RunObserver, RunStarted, StepReport
-from pipedag_core.run import rolling_back, steps, supplied
+from pipedag_core.run import parts, rolling_back, steps, supplied
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
@@ -131,18 +131,21 @@ def execute(
     observers: Sequence[RunObserver] = (),
     cache_validation_mode: CacheValidationMode | str | None = None,
     note: str = "",
+    external_id: str = "",
 ) -> StepReport:
     """Carry out one step of a plan, in any process of any machine that reaches the catalog and the stores.
 
     Args:
         plan: The plan; its `source` says where the flow's code is.
-        step: The step, or its id.
+        step: The step, or its id; or several steps in one call: `stage:<stage>` for all of a stage, `flow` for all; or `close:<stage>`, which gives
+            back a stage that this run will not commit, and does nothing after its commit.
         run_id: Same for all steps of one run. The run registers itself with its first step, and the options of that call hold for all.
         flow: The flow, when it has no import reference (a notebook).
         config: As in `run_flow`.
         observers: Are told what happens.
         cache_validation_mode: As in `run_flow`.
         note: Who is at work, for those who wait for a lease.
+        external_id: The orchestrator's own id of the run.
 
     Returns:
         How the step ended; WAITING if another run writes the stage (call again later).
@@ -152,24 +155,112 @@ def execute(
         ConfigError: The configuration cannot be used.
         RunError: The run id belongs to another plan.
     """
-    wanted = plan.step(step) if isinstance(step, str) else step
     context = configuration(config, plan.instance, plan.flow)
     code = flow or _load(plan, context)
-    found = compile_flow(code, plan.instance, plan.source).digest
-    if found != plan.digest:
-        raise PlanMismatch(
-            f"The plan of flow {plan.flow!r} was made from another wiring than the code has now. Make it again with `pipedag plan`.",
-            flow=plan.flow,
-        )
+    refuse_drift(compile_flow(code, plan.instance, plan.source), plan.digest, [step.id for step in plan.steps])
+    return _carry_out(plan, step, code, context, run_id, observers, cache_validation_mode, note, external_id)
+
+
+def execute_reference(
+    reference: str,
+    step: str,
+    *,
+    run_id: str,
+    instance: str | None = None,
+    stages: Sequence[str] = (),
+    digest: str = "",
+    known_steps: Sequence[str] = (),
+    config: PipedagConfig | None = None,
+    observers: Sequence[RunObserver] = (),
+    cache_validation_mode: CacheValidationMode | str | None = None,
+    note: str = "",
+    external_id: str = "",
+) -> StepReport:
+    """Carry out one step of a flow that is named by its import reference: as `execute`, with the plan made anew from the code.
+
+    Args:
+        reference: `package.module:flow_or_factory`, or `path/file.py:flow_or_factory`.
+        step, run_id, observers, cache_validation_mode, note, external_id: As for `execute`.
+        instance: Name of the instance.
+        stages: Only these are part of the run; empty for all.
+        digest: Digest of the plan that whoever calls has in mind; "" if it may be any.
+        known_steps: Ids of the steps of that plan, for saying what has changed.
+        config: By default the configuration that is found.
+
+    Returns:
+        As for `execute`.
+
+    Raises:
+        PlanMismatch: The code is wired differently from what `digest` says, or there is no such step.
+        ConfigError, FlowError: The flow or the instance is not there.
+        Exception: Whatever the user's code raises while it is imported.
+    """
+    flow, _, context = find_flow(reference, config, instance)
+    plan = compile_flow(flow, instance, reference)
+    if digest:
+        refuse_drift(plan, digest, known_steps)
+    plan = select(plan, stages=stages)
+    return _carry_out(plan, step, flow, context, run_id, observers, cache_validation_mode, note, external_id)
+
+
+def refuse_drift(found: Plan, digest: str, known_steps: Sequence[str] = ()) -> None:
+    """Refuse a flow that is wired differently from the plan that somebody goes by.
+
+    Args:
+        found: The plan of the code as it is.
+        digest: Digest of the other plan.
+        known_steps: Ids of the other plan's steps, if they are known.
+
+    Raises:
+        PlanMismatch: It is; with the steps that are new and gone.
+    """
+    if found.digest == digest:
+        return
+    now = [step.id for step in found.steps]
+    new = tuple(id for id in now if id not in set(known_steps)) if known_steps else ()
+    gone = tuple(id for id in known_steps if id not in set(now))
+    changes = [f"{what}: {', '.join(some[:10])}{' ...' if len(some) > 10 else ''}" for what, some in (("new", new), ("gone", gone)) if some]
+    told = f" ({'; '.join(changes)})" if changes else " (the same steps, connected differently)" if known_steps else ""
+    raise PlanMismatch(
+        f"The plan of flow {found.flow!r} was made from another wiring than the code has now{told}. Make it again with `pipedag plan`, and what was "
+        "generated from it as its header says.",
+        flow=found.flow,
+        new=new,
+        gone=gone,
+    )
+
+
+def _carry_out(
+    plan: Plan,
+    step: Step | str,
+    flow: Flow,
+    context: ConfigContext,
+    run_id: str,
+    observers: Sequence[RunObserver],
+    cache_validation_mode: CacheValidationMode | str | None,
+    note: str,
+    external_id: str,
+) -> StepReport:
+    part = step if isinstance(step, str) and parts.is_part(step) else None
+    wanted: Step | None = None
+    if part is not None:
+        parts.check_part(plan, part)
+    else:
+        wanted = plan.step(step) if isinstance(step, str) else step
     options = _options(context, cache_validation_mode, None, None, False, plan.scratch)
     if plan.scratch and cache_validation_mode is None:
         options = replace(options, mode=CacheValidationMode.FORCE_CACHE_INVALID)
     info = _info(plan, context, options, run_id, many_processes(note or "pipedag step"), ORCHESTRATED_TTL_S)
     with open_session(context, observers) as session:
-        row = session.catalog.begin_run(info)
+        row = session.catalog.begin_run(replace(info, external_id=external_id))
         run = Run(row.info, RunOptions.from_json(row.info.options))
         with heartbeat(session, run):
-            return steps.execute_step(session, run, code, plan, wanted)
+            if wanted is None:
+                assert part is not None
+                return parts.execute_part(session, run, flow, plan, part, open_engine(context))
+            before = parts.current_generations(session, plan, [wanted])
+            report = steps.execute_step(session, run, flow, plan, wanted)
+            return replace(report, given=parts.given_by(session, run, plan, wanted, before)) if report.outcome.is_good else report
 
 
 def output_from_store(

@@ -34,7 +34,7 @@ def plan(
     """Show the steps of a flow, and the tables that are known before they run."""
     made = _compile(reference, instance, config, per_user)
     if learn is not None:
-        made = _learn(made, learn, config, per_user)
+        made = learn_outputs(made, learn, config, per_user)
     if as_json:
         typer.echo(made.to_json(), nl=False)
         return
@@ -69,8 +69,17 @@ def _compile(reference: str, instance: str | None, config: Path | None, per_user
     return compile_flow(flow, instance, reference)
 
 
-def _learn(made: Plan, instance: str, file: Path | None, per_user: bool) -> Plan:
-    """Return the plan with the names of tables that tasks, wired as they are now, gave in an instance."""
+def learn_outputs(made: Plan, instance: str, file: Path | None = None, per_user: bool = False) -> Plan:
+    """Return the plan with the names of tables that tasks, wired as they are now, gave in an instance.
+
+    Args:
+        made: The plan.
+        instance: The instance whose catalog is asked.
+        file, per_user: Which configuration, and whether the user's own instance is meant.
+
+    Raises:
+        ConfigError: It has not run yet.
+    """
     from pipedag_core.config.wire import has_catalog, open_catalog
 
     context = configuration(file).get(instance, made.flow, per_user=per_user)

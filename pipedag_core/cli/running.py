@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -19,7 +19,10 @@ from pipedag_core.cli.parameters import ConfigFile, Instance, Mode, PerUser, Ref
 from pipedag_core.cli.tracebacks import trimmed
 from pipedag_core.config.keys import parse_mode
 from pipedag_core.errors import PlanMismatch
-from pipedag_core.ports.events import Outcome, StepReport
+from pipedag_core.ports.events import Event, Outcome, StepEnded, StepReport
+
+if TYPE_CHECKING:
+    from pipedag_core.plan.model import Plan
 
 #: Exit code of a step that found another run at work: "temporary failure, try again" in the tradition of sysexits.
 WAITING = 75
@@ -104,41 +107,116 @@ def run(
 
 def step(
     plan: Annotated[
-        Path, typer.Argument(metavar="PLAN.json", help="Plan, as `pipedag plan --json` writes it.", exists=True, dir_okay=False)
+        str,
+        typer.Argument(metavar="PLAN.json|MODULE:FLOW", help="Plan, as `pipedag plan --json` writes it; or a flow, which is planned anew."),
     ],
-    step: Annotated[str, typer.Argument(metavar="STEP", help="Id of the step, such as task:features.joined.")],
+    step: Annotated[
+        str,
+        typer.Argument(
+            metavar="STEP", help="Id of the step, such as task:features.joined; or several: stage:features, flow; or close:features."
+        ),
+    ],
     run_id: Annotated[str, typer.Option("--run-id", help="Same for all steps of one run.")],
     mode: Mode = None,
     config: ConfigFile = None,
+    instance: Instance = None,
+    stage: Annotated[
+        list[str] | None, typer.Option("--stage", "-s", help="With a flow: the run is made of this stage only; may be repeated.")
+    ] = None,
+    digest: Annotated[
+        str, typer.Option("--digest", help="With a flow: refuse it if it is wired differently from the plan with this digest.")
+    ] = "",
+    note: Annotated[str, typer.Option("--note", help="Who is at work, for those who have to wait.")] = "",
+    report_to: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the report to a file as well, whatever the step came to.")
+    ] = None,
+    external_id: Annotated[str, typer.Option("--external-id", help="The orchestrator's own id of the run, to be kept with it.")] = "",
 ) -> None:
     """Carry out one step of a plan; print its report as one line of JSON.
 
     Ends with 0 when the step went well, 1 when it failed (`finish`: when the run did), 75 when another run writes the stage: call it again
-    later.
+    later. Several steps in one (`stage:features`, `flow`) give a line each, and one more for all of them; `close:features` gives back a stage that
+    will not be committed.
     """
-    from pipedag_core.plan.model import Plan
-    from pipedag_core.runner import execute
+    from pipedag_core.runner import execute, execute_reference
 
-    try:
-        wanted = Plan.from_json(plan.read_text(encoding="utf-8"))
-    except (PlanMismatch, OSError, UnicodeDecodeError) as error:
-        cause = error.__cause__
-        where = f", line {cause.lineno} column {cause.colno}: {cause.msg}." if isinstance(cause, json.JSONDecodeError) else ""
-        raise PlanMismatch(f"{plan}{where or ':'} {error}", path=str(plan)) from error
+    wanted = None if _is_reference(plan) else _read_plan(Path(plan))
+    if wanted is not None and (instance is not None or stage or digest):
+        raise typer.BadParameter("a plan says itself for which instance and stages it is; leave --instance, --stage and --digest out")
+    told = _Told(step)
     # What tasks print goes to standard error, so that whoever calls this can read the report.
     with redirect_stdout(sys.stderr), steps_told_once():
         try:
-            report = execute(wanted, step, run_id=run_id, config=configuration(config), cache_validation_mode=_mode(mode))
+            if wanted is not None:
+                report = execute(
+                    wanted,
+                    step,
+                    run_id=run_id,
+                    config=configuration(config),
+                    observers=[told],
+                    cache_validation_mode=_mode(mode),
+                    note=note,
+                    external_id=external_id,
+                )
+            else:
+                report = execute_reference(
+                    plan,
+                    step,
+                    run_id=run_id,
+                    instance=instance,
+                    stages=stage or (),
+                    digest=digest,
+                    config=configuration(config),
+                    observers=[told],
+                    cache_validation_mode=_mode(mode),
+                    note=note,
+                    external_id=external_id,
+                )
         except (KeyboardInterrupt, SystemExit) as error:
             _tell_end(error, [step])
+    for part in told.reports:
+        typer.echo(json.dumps(part.to_dict(), ensure_ascii=False))
     if report.outcome is Outcome.FAILED:
         _show_failure(report)
-    typer.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+    text = json.dumps(report.to_dict(), ensure_ascii=False)
+    typer.echo(text)
+    if report_to is not None:
+        report_to.parent.mkdir(parents=True, exist_ok=True)
+        report_to.write_text(f"{text}\n", encoding="utf-8")
     if not report.outcome.is_good:
         raise typer.Exit(WAITING if report.outcome is Outcome.WAITING else 1)
     # The step itself went well; whoever watches exit codes wants to know about the run.
     if report.outcome is Outcome.FINISHED and report.reason != "succeeded":
         raise typer.Exit(1)
+
+
+class _Told:
+    """Collects the reports of steps that are part of what was asked for."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+        self.reports: list[StepReport] = []
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, StepEnded) and event.report.step != self._step:
+            self.reports.append(event.report)
+
+
+def _is_reference(plan: str) -> bool:
+    return not plan.endswith(".json") and not Path(plan).is_file()
+
+
+def _read_plan(path: Path) -> Plan:
+    from pipedag_core.plan.model import Plan
+
+    try:
+        return Plan.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise typer.BadParameter(f"there is no file {str(path)!r}", param_hint="PLAN.json") from None
+    except (PlanMismatch, OSError, UnicodeDecodeError) as error:
+        cause = error.__cause__
+        where = f", line {cause.lineno} column {cause.colno}: {cause.msg}." if isinstance(cause, json.JSONDecodeError) else ""
+        raise PlanMismatch(f"{path}{where or ':'} {error}", path=str(path)) from error
 
 
 def _mode(text: str | None) -> CacheValidationMode | None:

@@ -47,6 +47,7 @@ class ConfigContext:
         tags, stage_tags: Labels for people and pictures.
         strict_result_get_locking: `Result.get` needs a `StageLockContext`.
         visualization, disable_kroki, kroki_url: How pictures are drawn.
+        adapters: Name of an orchestrator (`airflow`) -> what its adapter is told; the core does not read it.
     """
 
     __pipedag_config__: ClassVar[bool] = True
@@ -78,6 +79,7 @@ class ConfigContext:
     visualization: Attrs = field(default_factory=Attrs)
     disable_kroki: bool = True
     kroki_url: str = ""
+    adapters: Attrs = field(default_factory=Attrs)
 
     @classmethod
     def get(cls) -> ConfigContext:
@@ -106,7 +108,7 @@ class ConfigContext:
                 near = get_close_matches(key, known, n=1)
                 hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
                 raise ConfigError(f"A configuration has no setting {key!r}. {hint}")
-        for key in ("attrs", "hook_args", "table_hooks", "stage_tags", "visualization"):
+        for key in ("attrs", "hook_args", "table_hooks", "stage_tags", "visualization", "adapters"):
             if key in changes:
                 changes[key] = Attrs(changes[key])
         return replace(self, **changes)

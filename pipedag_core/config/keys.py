@@ -259,6 +259,7 @@ INSTANCE: Final[Mapping[str, Kind]] = {
     "lease_ttl": LEASE,
     "lease_wait": DURATION,
     "visualization": DICT,
+    "adapters": Named(DICT),
     "disable_kroki": FLAG,
     "kroki_url": TEXT,
 }

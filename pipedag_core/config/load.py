@@ -34,8 +34,11 @@ def username() -> str:
         raise ConfigError("The system has no name for the user of this process. Set the environment variable USER.") from error
 
 
-def find_file() -> Path | None:
+def find_file(start: Path | None = None) -> Path | None:
     """Return the configuration file: the one that `PIPEDAG_CONFIG` names, else the nearest in the working directory, its parents, the user's folder.
+
+    Args:
+        start: Where the search begins, instead of in the working directory.
 
     Raises:
         ConfigError: `PIPEDAG_CONFIG` names a file that is not there.
@@ -48,7 +51,7 @@ def find_file() -> Path | None:
                 f"The environment variable {VARIABLE} names {named!r}, which is not a file. Correct it, or unset it.", path=named
             )
         return path.absolute()
-    here = Path.cwd()
+    here = start or Path.cwd()
     folders = [here, *here.parents]
     # A process without a user's folder has nothing to find there.
     with suppress(RuntimeError):

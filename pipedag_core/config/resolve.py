@@ -89,7 +89,7 @@ def settings(merged: Mapping[str, Any], name: str, instance: str, base_dir: Path
         _check_address(catalog, ("url",), "metadata_store", instance_id, where)
     return {
         **built,
-        **{key: Attrs(values.get(key, {})) for key in ("attrs", "table_hooks", "stage_tags", "visualization")},
+        **{key: Attrs(values.get(key, {})) for key in ("attrs", "table_hooks", "stage_tags", "visualization", "adapters")},
         **{key: values[key] for key in _PLAIN if key in values},
         "hook_args": Attrs(hook_args),
         "instance_id": instance_id,

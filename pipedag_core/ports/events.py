@@ -28,6 +28,30 @@ class Outcome(Enum):
 
 @final
 @dataclass(frozen=True, slots=True)
+class Given:
+    """A table or blob that a step gave, for whoever shows it or tells others of it.
+
+    Attributes:
+        stage, task, name: Where it is to be read, whose it is (without the stage), its readable name.
+        identity: Equal identities promise equal data.
+        rows: Count, where the store knows it; None for a blob.
+        generation: Number of the stage's generation that shows it.
+        changed: After a commit: whether the generation before showed another one, or none. None before a commit.
+        query: The query that made it, or None.
+    """
+
+    stage: str
+    task: str
+    name: str
+    identity: str
+    rows: int | None
+    generation: int
+    changed: bool | None = None
+    query: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """How one call of `execute` ended.
 
@@ -41,6 +65,7 @@ class StepReport:
         seconds: Wall time.
         error: The exception of a failed step, in the process where it happened.
         message: The error as text.
+        given: What a task gave, or what a commit has made visible; told by `execute` only, not in a run within one process.
     """
 
     step: str
@@ -53,6 +78,7 @@ class StepReport:
     seconds: float = 0.0
     message: str = ""
     error: BaseException | None = field(default=None, compare=False)
+    given: tuple[Given, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, without the exception object."""

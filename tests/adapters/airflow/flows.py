@@ -1,0 +1,68 @@
+"""Flows for the tests, as texts that are put into projects."""
+
+from __future__ import annotations
+
+#: Two stages; counts calls in a file, fails or sleeps on demand, so that tests in other processes see and steer it.
+SMALL = '''
+import os
+import time
+from pathlib import Path
+
+import pandas as pd
+import sqlalchemy as sa
+
+from pipedag_core import Flow, Stage, materialize
+
+HERE = Path(__file__).parent
+
+
+def count(name):
+    with open(HERE / "calls", "a") as file:
+        file.write(name + "\\n")
+
+
+def obey(name):
+    if (HERE / f"{name}.fails").exists():
+        raise ValueError(f"{name} was told to fail")
+    if (HERE / f"{name}.fails_once").exists():
+        (HERE / f"{name}.fails_once").unlink()
+        raise ValueError(f"{name} was told to fail once")
+
+
+@materialize(version="1.0")
+def numbers() -> pd.DataFrame:
+    """Give three numbers."""
+    count("numbers")
+    obey("numbers")
+    return pd.DataFrame({"x": [1, 2, 3]})
+
+
+@materialize(lazy=True, input_type=sa.Table)
+def doubled(table) -> sa.Select:
+    """Double them."""
+    return sa.select((table.c.x * 2).label("y"))
+
+
+@materialize(version="1.0", input_type=pd.DataFrame)
+def total(table) -> pd.DataFrame:
+    """Add them up."""
+    count("total")
+    obey("total")
+    return pd.DataFrame({"total": [table["y"].sum()]})
+
+
+with Flow("small") as flow:
+    with Stage("raw"):
+        table = numbers()
+    with Stage("features"):
+        total(doubled(table))
+'''
+
+PARQUET = """
+name: small
+instances:
+  full:
+    table_store:
+      class: parquet
+      args: {base_path: "store/{instance_id}"}
+"""
