@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from inspect import isclass, signature
@@ -27,12 +27,13 @@ from pipedag_core.plan.model import Plan, Step
 from pipedag_core.plan.selection import resolve, select
 from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
 from pipedag_core.ports.engines import Engine
-from pipedag_core.ports.events import RunObserver, RunStarted, StepReport
+from pipedag_core.ports.events import RunObserver, RunStarted, StageReport, StepReport
 from pipedag_core.run import rolling_back, steps
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper
+from pipedag_core.run.one_stage import carry_out_stage
 from pipedag_core.run.result import Result, fetch
 from pipedag_core.run.session import Run, RunOptions
 
@@ -146,13 +147,7 @@ def execute(
     """
     wanted = plan.step(step) if isinstance(step, str) else step
     context = configuration(config, plan.instance, plan.flow)
-    code = flow or _load(plan, context)
-    found = compile_flow(code, plan.instance, plan.source).digest
-    if found != plan.digest:
-        raise PlanMismatch(
-            f"The plan of flow {plan.flow!r} was made from another wiring than the code has now. Make it again with `pipedag plan`.",
-            flow=plan.flow,
-        )
+    code = _checked_code(plan, context, flow)
     options = _options(context, cache_validation_mode, None, None, False, plan.scratch)
     if plan.scratch and cache_validation_mode is None:
         options = replace(options, mode=CacheValidationMode.FORCE_CACHE_INVALID)
@@ -162,6 +157,83 @@ def execute(
         run = Run(row.info, RunOptions.from_json(row.info.options))
         with heartbeat(session, run):
             return steps.execute_step(session, run, code, plan, wanted)
+
+
+def execute_stage(
+    plan: Plan,
+    stage: str,
+    *,
+    run_id: str,
+    tasks: Iterable[str] | None = None,
+    flow: Flow | None = None,
+    config: PipedagConfig | ConfigContext | None = None,
+    observers: Sequence[RunObserver] = (),
+    cache_validation_mode: CacheValidationMode | str | None = None,
+    orchestration_engine: Engine | str | None = None,
+    fail_fast: bool | None = None,
+    note: str = "",
+    external_id: str = "",
+) -> StageReport:
+    """Open a stage, run its tasks, those that do not need each other at the same time, and commit it with all that is committed with it.
+
+    For orchestrators that know stages, or tables of them: all in one call, in this process, while other processes carry out other stages of the
+    same run. The run is ended by `finish_run`.
+
+    Args:
+        plan: A plan of the whole flow.
+        stage: The stage, or one that is committed with it.
+        run_id: As in `execute`.
+        tasks: Full ids (`stage.task`) of tasks of it. They and their dependents within the stage run, and the rest keeps the results that are
+            committed; a task of which nothing is committed for the wiring as it is now runs too. None: all.
+        flow, config, observers, cache_validation_mode, note: As in `execute`.
+        orchestration_engine, fail_fast: As in `run_flow`.
+        external_id: The orchestrator's own id of the run.
+
+    Returns:
+        What became of it. What failed is in its reports and is not raised.
+
+    Raises:
+        PlanMismatch, ConfigError, RunError: As `execute`.
+    """
+    context = configuration(config, plan.instance, plan.flow)
+    code = _checked_code(plan, context, flow)
+    engine = choose_engine(context, orchestration_engine, {})
+    options = _options(context, cache_validation_mode, None, None, False, False)
+    info = _info(plan, context, options, run_id, many_processes(note or "pipedag"), ORCHESTRATED_TTL_S)
+    with open_session(context, observers) as session:
+        row = session.catalog.begin_run(replace(info, external_id=external_id))
+        run = Run(row.info, RunOptions.from_json(row.info.options), memory=RunMemory(session.catalog, run_id, remembers=True))
+        stop_early = context.fail_fast if fail_fast is None else fail_fast
+        with heartbeat(session, run):
+            return carry_out_stage(session, run, code, plan, stage, engine, tasks=tasks, fail_fast=stop_early)
+
+
+def finish_run(
+    plan: Plan,
+    *,
+    run_id: str,
+    state: str | None = None,
+    config: PipedagConfig | ConfigContext | None = None,
+    observers: Sequence[RunObserver] = (),
+) -> StepReport | None:
+    """End a run whose steps were carried out one by one, or stage by stage; the flow's code is not needed for it.
+
+    Args:
+        plan: The plan, or a part of it: what had to be done.
+        run_id: The run.
+        state: How it ended ("succeeded", "failed", "aborted"), if the caller knows; else it follows from the catalog.
+        config, observers: As in `execute`.
+
+    Returns:
+        The report of the finish step; None if there is no such run that is still at work.
+    """
+    context = configuration(config, plan.instance, plan.flow)
+    with open_session(context, observers) as session:
+        row = next((row for row in session.catalog.unfinished() if row.info.run_id == run_id), None)
+        if row is None:
+            return None
+        run = Run(row.info, RunOptions.from_json(row.info.options))
+        return steps.execute_step(session, run, Flow(plan.flow), plan, plan.step("finish"), state=state)
 
 
 def output_from_store(
@@ -328,6 +400,22 @@ def _mode(text: str) -> CacheValidationMode:
 
 def _info(plan: Plan, context: ConfigContext, options: RunOptions, run_id: str, owner: Owner, ttl_s: float) -> RunInfo:
     return RunInfo(run_id, plan.flow, context.instance_name, plan.digest, options.to_json(), owner, ttl_s)
+
+
+def _checked_code(plan: Plan, context: ConfigContext, flow: Flow | None) -> Flow:
+    """Return the flow's code, wired as the plan says.
+
+    Raises:
+        PlanMismatch: It is wired differently.
+    """
+    code = flow or _load(plan, context)
+    found = compile_flow(code, plan.instance, plan.source).digest
+    if found != plan.digest:
+        raise PlanMismatch(
+            f"The plan of flow {plan.flow!r} was made from another wiring than the code has now. Make it again with `pipedag plan`.",
+            flow=plan.flow,
+        )
+    return code
 
 
 def _load(plan: Plan, context: ConfigContext) -> Flow:
