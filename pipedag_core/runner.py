@@ -20,12 +20,13 @@ from pipedag_core.config.wire import open_engine, open_session
 from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.refs import Reference
-from pipedag_core.errors import ConfigError, PlanMismatch, RunError, UnsupportedByStore
+from pipedag_core.errors import ConfigError, PlanMismatch, RunError, StoredDataMissing, UnsupportedByStore
 from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
 from pipedag_core.plan.selection import resolve, select
 from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
+from pipedag_core.ports.data import StoredTable
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import RunObserver, RunStarted, StageReport, StepReport
 from pipedag_core.run import rolling_back, steps
@@ -34,7 +35,7 @@ from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper
 from pipedag_core.run.one_stage import carry_out_stage
-from pipedag_core.run.result import Result, fetch
+from pipedag_core.run.result import Result, fetch, read_first_rows
 from pipedag_core.run.session import Run, RunOptions
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
@@ -251,6 +252,18 @@ def output_from_store(
             return fetch(session, Run(info, options), plan, reference, as_type, "get_output_from_store")
         finally:
             session.catalog.finish_run(info.run_id, "succeeded")
+
+
+def first_rows(config: PipedagConfig | ConfigContext | None, tables: Sequence[StoredTable], limit: int) -> Mapping[str, list[list[Any]]]:
+    """Return id -> first rows of stored tables, as Python values and in no order in particular; a table whose data is gone is left out."""
+    found: dict[str, list[list[Any]]] = {}
+    with open_session(configuration(config, None, None)) as session, session.tables.session("first rows") as access:
+        for table in tables:
+            try:
+                found[table.id] = read_first_rows(access, table, limit)
+            except StoredDataMissing:
+                continue
+    return found
 
 
 def materialize_table(table: Any, **options: Any) -> Any:

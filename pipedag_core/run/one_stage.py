@@ -52,7 +52,11 @@ def carry_out_stage(
                 session, run, flow, plan, [step for step in mine if step.kind is StepKind.OPEN], engine, fail_fast=fail_fast
             )
             reports = list(opened)
-            if all(report.outcome.is_good for report in opened):
+            failed = next((report for report in opened if not report.outcome.is_good), None)
+            if failed is not None:
+                skipped = [step for step in mine if step.id != failed.step]
+                reports += [steps.skip_step(session, run, step, plan.step(failed.step)) for step in skipped]
+            else:
                 chosen = point_rest(session, run, plan, unit, frozenset(tasks))
                 left = [step for step in mine if step.kind is StepKind.COMMIT or f"{step.stage}.{step.task}" in chosen]
                 reports += _run_steps(session, run, flow, plan, left, engine, fail_fast=fail_fast)
