@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipedag_dagster.automation import eager_when_changed as eager_when_changed
     from pipedag_dagster.definitions import build_assets as build_assets
     from pipedag_dagster.definitions import build_definitions as build_definitions
     from pipedag_dagster.props import TableProps as TableProps
@@ -19,9 +20,10 @@ _HOME = {
     "TableProps": "props",
     "build_assets": "definitions",
     "build_definitions": "definitions",
+    "eager_when_changed": "automation",
 }
 
-__all__ = ["PipedagTranslator", "TableProps", "build_assets", "build_definitions"]
+__all__ = ["PipedagTranslator", "TableProps", "build_assets", "build_definitions", "eager_when_changed"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from pipedag_core import ConfigContext, Flow, PipedagConfig, Plan
 from pipedag_core.errors import ConfigError, DuplicateName, PlanMismatch
 from pipedag_core.runner import configuration
 from pipedag_dagster.assets import StepOptions, stage_assets
+from pipedag_dagster.automation import flow_jobs
 from pipedag_dagster.jobs import FlowJob
 from pipedag_dagster.props import FlowState, TableProps, known_tables
 from pipedag_dagster.states import learned, load_state
@@ -53,34 +54,42 @@ def build_assets(
         PlanMismatch: The plan is one of another flow or instance, or the code is wired differently since.
         DuplicateName: Two tables want one asset key.
     """
-    job = make_job(
-        flow,
-        instance,
-        plan=plan,
-        learn=learn,
-        config=config,
-        translator=translator,
-        deployment=deployment,
-        preview_rows=preview_rows,
-    )
+    job = make_job(flow, instance, plan, learn, config, translator, deployment, preview_rows)
     return stage_assets(job, StepOptions(retry_policy, op_tags or {}, pool))
 
 
 def build_definitions(
     flow: str | Flow | Plan,
     instance: str | None = None,
-    **options: Any,
+    *,
+    plan: str | Path | None = None,
+    learn: str | None = None,
+    config: str | Path | PipedagConfig | ConfigContext | None = None,
+    translator: PipedagTranslator | None = None,
+    deployment: str | None = None,
+    preview_rows: int = 0,
+    retry_policy: dg.RetryPolicy | None = None,
+    op_tags: Mapping[str, Any] | None = None,
+    pool: str | None = None,
+    jobs: Sequence[str] = (),
+    schedules: Mapping[str, str] | None = None,
+    timezone: str | None = None,
 ) -> dg.Definitions:
-    """Return a flow as definitions: its assets, and a job that materializes all of them.
+    """Return a flow as definitions: its assets, jobs that materialize them, and schedules.
 
     Args:
-        flow, instance, options: As for `build_assets`.
+        flow, instance, plan, learn, config, translator, deployment, preview_rows, retry_policy, op_tags, pool: As for `build_assets`.
+        jobs: Stages or tags of tasks that get a job of their own, beside the one for the whole flow (`<flow>_<instance>`).
+        schedules: Stage or tag, or `*` for all of the flow -> cron expression.
+        timezone: In which the expressions are read; None for UTC.
 
     Raises:
-        ConfigError, PlanMismatch, DuplicateName: As for `build_assets`.
+        ConfigError, PlanMismatch, DuplicateName: As for `build_assets`; and ConfigError if there is no such stage or tag.
     """
-    assets = build_assets(flow, instance, **options)
-    return dg.Definitions(assets=assets)
+    job = make_job(flow, instance, plan, learn, config, translator, deployment, preview_rows)
+    assets = stage_assets(job, StepOptions(retry_policy, op_tags or {}, pool))
+    made, planned = flow_jobs(job, jobs, schedules or {}, timezone)
+    return dg.Definitions(assets=assets, jobs=made, schedules=planned)
 
 
 # --- inside -------------------------------------------------------------------------------------------------------------------------
@@ -89,13 +98,12 @@ def build_definitions(
 def make_job(
     flow: str | Flow | Plan,
     instance: str | None,
-    *,
-    plan: str | Path | None = None,
-    learn: str | None = None,
-    config: str | Path | PipedagConfig | ConfigContext | None = None,
-    translator: PipedagTranslator | None = None,
-    deployment: str | None = None,
-    preview_rows: int = 0,
+    plan: str | Path | None,
+    learn: str | None,
+    config: str | Path | PipedagConfig | ConfigContext | None,
+    translator: PipedagTranslator | None,
+    deployment: str | None,
+    preview_rows: int,
 ) -> FlowJob:
     """Return what ops need to know of a flow; arguments as for `build_assets`."""
     given = PipedagConfig(config) if isinstance(config, (str, Path)) else config
