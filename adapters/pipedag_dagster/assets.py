@@ -9,6 +9,7 @@ from typing import Any, final
 
 import dagster as dg
 
+from pipedag_dagster.checks import check_specs
 from pipedag_dagster.execution import carry_out
 from pipedag_dagster.jobs import STEP_CONFIG, FlowJob
 from pipedag_dagster.translator import safe
@@ -27,15 +28,20 @@ class StepOptions:
 def stage_assets(job: FlowJob, options: StepOptions) -> list[dg.AssetsDefinition]:
     """Return one multi-asset for each unit of stages that has assets."""
     specs: dict[str, list[dg.AssetSpec]] = {}
+    checks: dict[str, list[dg.AssetCheckSpec]] = {}
     for key, table in job.tables.items():
         specs.setdefault(table.unit, []).append(job.translator.get_asset_spec(table, job.deps[key]))
-    return [_stage(job, unit, found, options) for unit, found in specs.items()]
+        checks.setdefault(table.unit, []).extend(check_specs(key, table))
+    return [_stage(job, unit, found, checks[unit], options) for unit, found in specs.items()]
 
 
-def _stage(job: FlowJob, unit: str, specs: Sequence[dg.AssetSpec], options: StepOptions) -> dg.AssetsDefinition:
+def _stage(
+    job: FlowJob, unit: str, specs: Sequence[dg.AssetSpec], checks: Sequence[dg.AssetCheckSpec], options: StepOptions
+) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=safe(f"{job.plan.flow}__{job.context.instance_name}__{unit}"),
         specs=specs,
+        check_specs=checks,
         can_subset=True,
         config_schema=dict(STEP_CONFIG),
         retry_policy=options.retry_policy,

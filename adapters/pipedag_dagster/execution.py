@@ -11,6 +11,7 @@ import dagster as dg
 from pipedag_core.errors import CacheError, ConfigError, FlowError, PipedagError
 from pipedag_core.ports.events import StageReport
 from pipedag_core.runner import execute_stage
+from pipedag_dagster.checks import failed, passed
 from pipedag_dagster.ending import finish_if_last
 from pipedag_dagster.jobs import FlowJob
 from pipedag_dagster.telling import told
@@ -51,6 +52,7 @@ def carry_out(context: dg.AssetExecutionContext, job: FlowJob, unit: str) -> Ite
         raise
     finish_if_last(context, job, unit, run_id)
     if not report.is_committed:
+        yield from failed(job, report, context.selected_asset_check_keys)
         raise _failure(context, report)
     yield from _results(context, job, report, selected)
 
@@ -69,7 +71,12 @@ def _results(context: dg.AssetExecutionContext, job: FlowJob, report: StageRepor
     for key, told_of in told(job, report, done):
         versions[key] = told_of.data_version.value
         if key in selected:
-            yield dg.MaterializeResult(asset_key=key, metadata=told_of.metadata, data_version=told_of.data_version, check_results=())
+            yield dg.MaterializeResult(
+                asset_key=key,
+                metadata=told_of.metadata,
+                data_version=told_of.data_version,
+                check_results=passed(key, job.tables[key], context.selected_asset_check_keys) if key in job.tables else (),
+            )
         elif told_of.task in done:
             # It was not asked for, but ran with what was, or because nothing was committed of it; or the plan does not know its name.
             tags = _provenance(context, job, key, versions)

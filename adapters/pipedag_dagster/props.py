@@ -18,7 +18,8 @@ class TableFacts:
 
     Attributes:
         kind: "table" or "blob".
-        primary_key, non_nullable: Columns that the task has declared so.
+        primary_key: Columns that the task has declared so.
+        non_nullable: Columns that were declared to hold no nulls, those of the primary key included.
     """
 
     kind: str = "table"

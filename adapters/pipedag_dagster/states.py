@@ -18,6 +18,7 @@ from typing import Any, Final
 from pipedag_core import ConfigContext, PipedagConfig, Plan
 from pipedag_core.errors import ConfigError, PlanMismatch
 from pipedag_core.naming import file_segment
+from pipedag_core.ports.data import StoredTable
 from pipedag_dagster.props import FlowState, TableFacts
 
 #: Folders that hold what others wrote.
@@ -219,7 +220,6 @@ def learned(plan: Plan, context: ConfigContext) -> FlowState:
         ConfigError: The instance has not run yet.
     """
     from pipedag_core.config.wire import has_catalog, open_catalog
-    from pipedag_core.ports.data import StoredTable
 
     if not has_catalog(context):
         raise ConfigError(
@@ -248,7 +248,7 @@ def learned(plan: Plan, context: ConfigContext) -> FlowState:
                 for name in result.entries:
                     item = entries[name]
                     facts[f"{stage.name}.{name}"] = (
-                        TableFacts("table", item.options.primary_key, item.options.non_nullable or ())
+                        TableFacts("table", item.options.primary_key, _filled(item))
                         if isinstance(item, StoredTable)
                         else TableFacts("blob")
                     )
@@ -256,6 +256,15 @@ def learned(plan: Plan, context: ConfigContext) -> FlowState:
         catalog.close()
     made = plan.with_outputs(outputs)
     return FlowState(made, facts, _reads(made, identities, read))
+
+
+def _filled(table: StoredTable) -> tuple[str, ...]:
+    """Return the columns that were declared to hold no nulls."""
+    options = table.options
+    declared = {*options.primary_key, *(options.non_nullable or ())}
+    if options.nullable is not None and options.non_nullable is None:
+        declared |= set(table.schema.names) - set(options.nullable)
+    return tuple(name for name in table.schema.names if name in declared)
 
 
 def _reads(plan: Plan, identities: Mapping[str, Mapping[str, str]], read: Mapping[str, set[str]]) -> dict[str, tuple[str, ...]]:
