@@ -16,6 +16,7 @@ from pipedag_dagster.assets import StepOptions, stage_assets
 from pipedag_dagster.automation import flow_jobs
 from pipedag_dagster.jobs import FlowJob
 from pipedag_dagster.props import FlowState, TableProps, known_tables
+from pipedag_dagster.sensors import finish_sensors, outside_runs_sensor
 from pipedag_dagster.states import learned, load_state
 from pipedag_dagster.translator import PipedagTranslator
 
@@ -74,14 +75,17 @@ def build_definitions(
     jobs: Sequence[str] = (),
     schedules: Mapping[str, str] | None = None,
     timezone: str | None = None,
+    report_outside_runs: bool = False,
 ) -> dg.Definitions:
-    """Return a flow as definitions: its assets, jobs that materialize them, and schedules.
+    """Return a flow as definitions: its assets, jobs that materialize them, schedules, and sensors.
 
     Args:
         flow, instance, plan, learn, config, translator, deployment, preview_rows, retry_policy, op_tags, pool: As for `build_assets`.
         jobs: Stages or tags of tasks that get a job of their own, beside the one for the whole flow (`<flow>_<instance>`).
         schedules: Stage or tag, or `*` for all of the flow -> cron expression.
         timezone: In which the expressions are read; None for UTC.
+        report_outside_runs: Switch the sensor on from the start that tells Dagster of tables committed by others (the command line, another
+            orchestrator).
 
     Raises:
         ConfigError, PlanMismatch, DuplicateName: As for `build_assets`; and ConfigError if there is no such stage or tag.
@@ -89,7 +93,8 @@ def build_definitions(
     job = make_job(flow, instance, plan, learn, config, translator, deployment, preview_rows)
     assets = stage_assets(job, StepOptions(retry_policy, op_tags or {}, pool))
     made, planned = flow_jobs(job, jobs, schedules or {}, timezone)
-    return dg.Definitions(assets=assets, jobs=made, schedules=planned)
+    sensors = [outside_runs_sensor(job, running=report_outside_runs), *finish_sensors(job)]
+    return dg.Definitions(assets=assets, jobs=made, schedules=planned, sensors=sensors)
 
 
 # --- inside -------------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pipedag_core.runner import execute_stage
 from pipedag_dagster.checks import failed, passed
 from pipedag_dagster.ending import finish_if_last
 from pipedag_dagster.jobs import FlowJob
-from pipedag_dagster.telling import told
+from pipedag_dagster.telling import provenance, told
 
 #: Errors that are there again when nothing is changed.
 _LASTING = (ConfigError, FlowError, CacheError)
@@ -79,25 +79,8 @@ def _results(context: dg.AssetExecutionContext, job: FlowJob, report: StageRepor
             )
         elif told_of.task in done:
             # It was not asked for, but ran with what was, or because nothing was committed of it; or the plan does not know its name.
-            tags = _provenance(context, job, key, versions)
+            tags = provenance(context.instance, job, key, versions, context.run.run_id)
             context.log_event(dg.AssetMaterialization(key, metadata=told_of.metadata, tags=tags))
-
-
-def _provenance(context: dg.AssetExecutionContext, job: FlowJob, key: dg.AssetKey, versions: dict[dg.AssetKey, str]) -> dict[str, str]:
-    """Return what Dagster itself notes with the materializations that it asked for: the version of the data, of the code, and of what it was made from."""
-    tags = {"dagster/data_version": versions[key], "dagster/data_version_is_user_provided": "true"}
-    table = job.tables.get(key)
-    if table is not None:
-        tags["dagster/code_version"] = job.translator.get_code_version(table) or context.run.run_id
-    for other in job.deps.get(key, ()):
-        if other not in versions:
-            records = context.instance.fetch_materializations(other, limit=1).records
-            known = records[0].asset_materialization if records else None
-            versions[other] = (known.tags or {}).get("dagster/data_version", "INITIAL") if known is not None else "INITIAL"
-        tags[f"dagster/input_data_version/{other.to_user_string()}"] = versions[other]
-        # Which event that was is told apart for partitions only.
-        tags[f"dagster/input_event_pointer/{other.to_user_string()}"] = "NULL"
-    return tags
 
 
 def _failure(context: dg.AssetExecutionContext, report: StageReport) -> BaseException:

@@ -68,6 +68,37 @@ def told(job: FlowJob, report: StageReport, done: Mapping[str, StepReport]) -> I
             yield key, Told(task.id, dg.DataVersion(stored.identity), facts)
 
 
+def provenance(
+    instance: dg.DagsterInstance, job: FlowJob, key: dg.AssetKey, versions: dict[dg.AssetKey, str], run_id: str
+) -> dict[str, str]:
+    """Return what Dagster itself notes with materializations that it asked for: the version of the data, of the code, and of what it was made from.
+
+    Args:
+        instance: Where the versions of tables of other stages are looked up.
+        job, key: The flow, and the asset.
+        versions: Data versions that are known, that of the asset among them; what is looked up is added.
+        run_id: Stands for the version of code that has none.
+    """
+    tags = {"dagster/data_version": versions[key], "dagster/data_version_is_user_provided": "true"}
+    table = job.tables.get(key)
+    if table is not None:
+        tags["dagster/code_version"] = job.translator.get_code_version(table) or run_id
+    for other in job.deps.get(key, ()):
+        if other not in versions:
+            versions[other] = known_version(instance, other) or "INITIAL"
+        tags[f"dagster/input_data_version/{other.to_user_string()}"] = versions[other]
+        # Which event that was is told apart for partitions only.
+        tags[f"dagster/input_event_pointer/{other.to_user_string()}"] = "NULL"
+    return tags
+
+
+def known_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
+    """Return the data version of an asset as Dagster has it; None if it was never materialized."""
+    records = instance.fetch_materializations(key, limit=1).records
+    known = records[0].asset_materialization if records else None
+    return None if known is None else (known.tags or {}).get("dagster/data_version")
+
+
 def _props(job: FlowJob, task: PlanTask, name: str, stored: StoredObject) -> TableProps:
     """Return the properties of a table that the plan does not name."""
     unit = next(stage.unit for stage in job.plan.stages if stage.name == task.stage)
