@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from inspect import isclass, signature
@@ -20,7 +20,7 @@ from pipedag_core.config.wire import open_engine, open_session
 from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.refs import Reference
-from pipedag_core.errors import ConfigError, PlanMismatch, RunError
+from pipedag_core.errors import ConfigError, PlanMismatch, RunError, StoredDataMissing
 from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
@@ -28,14 +28,16 @@ from pipedag_core.plan.selection import resolve, select
 from pipedag_core.plan.specification import Place
 from pipedag_core.plan.supplying import supply
 from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
+from pipedag_core.ports.data import StoredTable
 from pipedag_core.ports.engines import Engine
-from pipedag_core.ports.events import RunObserver, RunStarted, StepReport
+from pipedag_core.ports.events import RunObserver, RunStarted, StageReport, StepReport
 from pipedag_core.run import parts, rolling_back, steps, supplied
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper
-from pipedag_core.run.result import Result, fetch
+from pipedag_core.run.one_stage import carry_out_stage
+from pipedag_core.run.result import Result, fetch, read_first_rows
 from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
@@ -156,8 +158,7 @@ def execute(
         RunError: The run id belongs to another plan.
     """
     context = configuration(config, plan.instance, plan.flow)
-    code = flow or _load(plan, context)
-    refuse_drift(compile_flow(code, plan.instance, plan.source), plan.digest, [step.id for step in plan.steps])
+    code = _checked_code(plan, context, flow)
     return _carry_out(plan, step, code, context, run_id, observers, cache_validation_mode, note, external_id)
 
 
@@ -263,6 +264,83 @@ def _carry_out(
             return replace(report, given=parts.given_by(session, run, plan, wanted, before)) if report.outcome.is_good else report
 
 
+def execute_stage(
+    plan: Plan,
+    stage: str,
+    *,
+    run_id: str,
+    tasks: Iterable[str] | None = None,
+    flow: Flow | None = None,
+    config: PipedagConfig | ConfigContext | None = None,
+    observers: Sequence[RunObserver] = (),
+    cache_validation_mode: CacheValidationMode | str | None = None,
+    orchestration_engine: Engine | str | None = None,
+    fail_fast: bool | None = None,
+    note: str = "",
+    external_id: str = "",
+) -> StageReport:
+    """Open a stage, run its tasks, those that do not need each other at the same time, and commit it with all that is committed with it.
+
+    For orchestrators that know stages, or tables of them: all in one call, in this process, while other processes carry out other stages of the
+    same run. The run is ended by `finish_run`.
+
+    Args:
+        plan: A plan of the whole flow.
+        stage: The stage, or one that is committed with it.
+        run_id: As in `execute`.
+        tasks: Full ids (`stage.task`) of tasks of it. They and their dependents within the stage run, and the rest keeps the results that are
+            committed; a task of which nothing is committed for the wiring as it is now runs too. None: all.
+        flow, config, observers, cache_validation_mode, note: As in `execute`.
+        orchestration_engine, fail_fast: As in `run_flow`.
+        external_id: The orchestrator's own id of the run.
+
+    Returns:
+        What became of it. What failed is in its reports and is not raised.
+
+    Raises:
+        PlanMismatch, ConfigError, RunError: As `execute`.
+    """
+    context = configuration(config, plan.instance, plan.flow)
+    code = _checked_code(plan, context, flow)
+    engine = choose_engine(context, orchestration_engine, {})
+    options = _options(context, cache_validation_mode, None, None, False, False)
+    info = _info(plan, context, options, run_id, many_processes(note or "pipedag"), ORCHESTRATED_TTL_S)
+    with open_session(context, observers) as session:
+        row = session.catalog.begin_run(replace(info, external_id=external_id))
+        run = Run(row.info, RunOptions.from_json(row.info.options), memory=RunMemory(session.catalog, run_id, remembers=True))
+        stop_early = context.fail_fast if fail_fast is None else fail_fast
+        with heartbeat(session, run):
+            return carry_out_stage(session, run, code, plan, stage, engine, tasks=tasks, fail_fast=stop_early)
+
+
+def finish_run(
+    plan: Plan,
+    *,
+    run_id: str,
+    state: str | None = None,
+    config: PipedagConfig | ConfigContext | None = None,
+    observers: Sequence[RunObserver] = (),
+) -> StepReport | None:
+    """End a run whose steps were carried out one by one, or stage by stage; the flow's code is not needed for it.
+
+    Args:
+        plan: The plan, or a part of it: what had to be done.
+        run_id: The run.
+        state: How it ended ("succeeded", "failed", "aborted"), if the caller knows; else it follows from the catalog.
+        config, observers: As in `execute`.
+
+    Returns:
+        The report of the finish step; None if there is no such run that is still at work.
+    """
+    context = configuration(config, plan.instance, plan.flow)
+    with open_session(context, observers) as session:
+        row = next((row for row in session.catalog.unfinished() if row.info.run_id == run_id), None)
+        if row is None:
+            return None
+        run = Run(row.info, RunOptions.from_json(row.info.options))
+        return steps.execute_step(session, run, Flow(plan.flow), plan, plan.step("finish"), state=state)
+
+
 def output_from_store(
     reference: Reference, as_type: Any = None, config: Any = None, instance: str | None = None, ignore_position_hashes: bool = False
 ) -> Any:
@@ -278,6 +356,18 @@ def output_from_store(
             return fetch(session, Run(info, options), plan, reference, as_type, "get_output_from_store")
         finally:
             session.catalog.finish_run(info.run_id, "succeeded")
+
+
+def first_rows(config: PipedagConfig | ConfigContext | None, tables: Sequence[StoredTable], limit: int) -> Mapping[str, list[list[Any]]]:
+    """Return id -> first rows of stored tables, as Python values and in no order in particular; a table whose data is gone is left out."""
+    found: dict[str, list[list[Any]]] = {}
+    with open_session(configuration(config, None, None)) as session, session.tables.session("first rows") as access:
+        for table in tables:
+            try:
+                found[table.id] = read_first_rows(access, table, limit)
+            except StoredDataMissing:
+                continue
+    return found
 
 
 def materialize_table(table: Any, **options: Any) -> Any:
@@ -436,6 +526,17 @@ def _mode(text: str) -> CacheValidationMode:
 
 def _info(plan: Plan, context: ConfigContext, options: RunOptions, run_id: str, owner: Owner, ttl_s: float) -> RunInfo:
     return RunInfo(run_id, plan.flow, context.instance_name, plan.digest, options.to_json(), owner, ttl_s)
+
+
+def _checked_code(plan: Plan, context: ConfigContext, flow: Flow | None) -> Flow:
+    """Return the flow's code, wired as the plan says.
+
+    Raises:
+        PlanMismatch: It is wired differently.
+    """
+    code = flow or _load(plan, context)
+    refuse_drift(compile_flow(code, plan.instance, plan.source), plan.digest, [step.id for step in plan.steps])
+    return code
 
 
 def _load(plan: Plan, context: ConfigContext) -> Flow:

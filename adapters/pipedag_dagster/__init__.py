@@ -1,1 +1,39 @@
-"""Shows the tables of a flow as Dagster assets, and materializes them by running the steps of a plan."""
+"""Flows as Dagster assets: an asset per table, a step per stage, materialized by the stage's commit.
+
+The public names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipedag_dagster.automation import eager_when_changed as eager_when_changed
+    from pipedag_dagster.definitions import build_assets as build_assets
+    from pipedag_dagster.definitions import build_definitions as build_definitions
+    from pipedag_dagster.props import TableProps as TableProps
+    from pipedag_dagster.translator import PipedagTranslator as PipedagTranslator
+
+_HOME = {
+    "PipedagTranslator": "translator",
+    "TableProps": "props",
+    "build_assets": "definitions",
+    "build_definitions": "definitions",
+    "eager_when_changed": "automation",
+}
+
+__all__ = ["PipedagTranslator", "TableProps", "build_assets", "build_definitions", "eager_when_changed"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,9 @@ from pipedag_core.catalogs.owner import is_gone
 from pipedag_core.cli.parameters import ConfigFile, Instance, PerUser, settings
 from pipedag_core.cli.tables import count, moment, print_table, span
 from pipedag_core.config.context import ConfigContext
-from pipedag_core.errors import ConfigError, UnsupportedByStore
+from pipedag_core.errors import ConfigError
 from pipedag_core.ports.catalogs import Catalog, RunRow
-from pipedag_core.ports.data import BatchSource, Form, StoredTable
+from pipedag_core.ports.data import StoredTable
 
 
 def status(
@@ -46,6 +46,7 @@ def show(
 ) -> None:
     """Show the columns and the first rows of a committed table."""
     from pipedag_core.config.wire import open_table_store
+    from pipedag_core.run.result import read_first_rows
 
     context = settings(config, instance, per_user)
     with _existing_catalog(context) as catalog:
@@ -58,7 +59,7 @@ def show(
     store = open_table_store(context)
     try:
         with store.session("pipedag show") as access:
-            rows = _first_rows(access, found, limit)
+            rows = read_first_rows(access, found, limit)
     finally:
         store.close()
     typer.echo()
@@ -228,19 +229,3 @@ def _find_table(catalog: Catalog, wanted: str, context: ConfigContext) -> Stored
     near = get_close_matches(key, list(everything), n=3, cutoff=0.4)
     hint = f"Did you mean {', '.join(near)}?" if near else f"It has: {', '.join(list(everything)[:20]) or 'none'}."
     raise ConfigError(f"Instance {context.instance_name!r} has no table {wanted!r}. {hint}", table=wanted)
-
-
-def _first_rows(access: Any, table: StoredTable, limit: int) -> list[list[object]]:
-    import pyarrow as pa
-
-    source = access.read(table, Form.BATCHES)
-    if not isinstance(source, BatchSource):
-        raise UnsupportedByStore(f"The store gave {type(source).__name__} where record batches were asked for.")
-    rows: list[list[object]] = []
-    with pa.RecordBatchReader.from_stream(source.stream) as reader:
-        for batch in reader:
-            part = batch.slice(0, limit - len(rows))
-            rows += [list(row) for row in zip(*(column.to_pylist() for column in part.columns), strict=True)]
-            if len(rows) >= limit:
-                break
-    return rows

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol, final
+
+from pipedag_core.ports.catalogs import TaskResult
+from pipedag_core.ports.data import StoredObject
 
 
 class Outcome(Enum):
@@ -87,6 +91,39 @@ class StepReport:
         result["outcome"] = self.outcome.value
         result["message"] = self.message or ("" if self.error is None else str(self.error))
         return result
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What became of a stage, and of all that is committed with it, where one call carried it out.
+
+    Attributes:
+        stages: The outermost stage first.
+        reports: One per step, in the order in which they ended.
+        generations: Stage -> generation that this run made, or left, current; empty if it was not committed.
+        changed: Whether the commit changed anything.
+        entries: Stage -> readable name -> stored object, of these generations.
+        results: Full task id -> result, of these generations. After a commit that changed nothing it is an earlier run's that is told here;
+            what this run did is in `reports`.
+    """
+
+    stages: tuple[str, ...]
+    reports: tuple[StepReport, ...]
+    generations: Mapping[str, int] = field(default_factory=dict[str, int])
+    changed: bool = False
+    entries: Mapping[str, Mapping[str, StoredObject]] = field(default_factory=dict[str, Mapping[str, StoredObject]])
+    results: Mapping[str, TaskResult] = field(default_factory=dict[str, TaskResult])
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the stage was committed, with or without a change."""
+        return bool(self.generations)
+
+    @property
+    def failures(self) -> tuple[StepReport, ...]:
+        """The reports of failed steps."""
+        return tuple(report for report in self.reports if report.outcome is Outcome.FAILED)
 
 
 @final

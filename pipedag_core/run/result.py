@@ -15,9 +15,10 @@ from pipedag_core.define.task import Task
 from pipedag_core.define.walk import iter_leaves
 from pipedag_core.errors import ConfigError, FlowError, UnsupportedByStore
 from pipedag_core.plan.model import Plan
-from pipedag_core.ports.data import Form, StoredBlob, TableSource
+from pipedag_core.ports.data import BatchSource, Form, StoredBlob, StoredTable, TableSource
 from pipedag_core.ports.events import Outcome, StepReport
 from pipedag_core.ports.hooks import TableHook
+from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run.inputs import map_inputs, upstream_values
 from pipedag_core.run.loading import read_blob, read_table
 from pipedag_core.run.session import Run, Session
@@ -141,6 +142,27 @@ def load_value(session: Session, value: Any, as_type: Any, task: Task | None) ->
             return item
 
         return map_inputs(value, leaf, "")
+
+
+def read_first_rows(access: StoreSession, table: StoredTable, limit: int) -> list[list[Any]]:
+    """Return the first rows of a stored table as Python values, in no order in particular.
+
+    Raises:
+        StoredDataMissing: The table is gone, cut short or damaged.
+    """
+    from importlib import import_module
+
+    source = access.read(table, Form.BATCHES)
+    if not isinstance(source, BatchSource):
+        raise UnsupportedByStore(f"The store gave {type(source).__name__} where record batches were asked for.")
+    rows: list[list[Any]] = []
+    with import_module("pyarrow").RecordBatchReader.from_stream(source.stream) as reader:
+        for batch in reader:
+            part = batch.slice(0, limit - len(rows))
+            rows += [list(row) for row in zip(*(column.to_pylist() for column in part.columns), strict=True)]
+            if len(rows) >= limit:
+                break
+    return rows
 
 
 def _choose(session: Session, as_type: Any, task: Task | None) -> tuple[TableHook, Any]:

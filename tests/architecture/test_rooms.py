@@ -30,7 +30,6 @@ ROOMS = {
         "pipedag_core/arrow_schema.py",
         "pipedag_core/run/result.py",
         "pipedag_core/production/",
-        "pipedag_core/cli/looking.py",
         "pipedag_core/testing/",
     ],
     # Made only for those who ask for an object of this library.

@@ -170,7 +170,9 @@ def stream(connection: Any, sql: str, schema: Any, where: str, done: Callable[[]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
         except Error as error:
             raise translate_arrow(error, where, schema.names) from error
-        cursor.close()
+        finally:
+            # Also when a reader has seen enough and reads no further.
+            cursor.close()
         done()
 
     return pa.RecordBatchReader.from_batches(schema, batches())

@@ -1,0 +1,102 @@
+"""What the op of a stage does: carry the stage out, and tell Dagster what became of each of its tables once it is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import dagster as dg
+
+from pipedag_core.errors import CacheError, ConfigError, FlowError, PipedagError
+from pipedag_core.ports.events import StageReport
+from pipedag_core.runner import execute_stage
+from pipedag_dagster.checks import failed, passed
+from pipedag_dagster.ending import finish_if_last
+from pipedag_dagster.jobs import FlowJob
+from pipedag_dagster.telling import provenance, told
+
+#: Errors that are there again when nothing is changed.
+_LASTING = (ConfigError, FlowError, CacheError)
+
+
+def carry_out(context: dg.AssetExecutionContext, job: FlowJob, unit: str) -> Iterator[Any]:
+    """Carry out a stage with all that is committed with it, and yield a result for each selected table after the commit.
+
+    Raises:
+        dagster.Failure: It failed in a way that another try cannot mend.
+        Exception: What the first failed task raised.
+    """
+    selected = context.selected_asset_keys
+    keys = job.keys_of(unit)
+    tasks = None if all(key in selected for key in keys) else {job.tables[key].task.id for key in keys if key in selected}
+    run_id = job.run_id(context.run)
+    _tag(context, job, run_id)
+    try:
+        report = execute_stage(
+            job.plan,
+            unit,
+            run_id=run_id,
+            tasks=tasks,
+            flow=job.code(),
+            config=job.context,
+            cache_validation_mode=context.op_execution_context.op_config["cache_validation_mode"],
+            note=f"dagster run {context.run.run_id}",
+            external_id=context.run.run_id,
+        )
+    except PipedagError as error:
+        finish_if_last(context, job, unit, run_id)
+        raise _lasting(error) from error
+    except BaseException:
+        finish_if_last(context, job, unit, run_id)
+        raise
+    finish_if_last(context, job, unit, run_id)
+    if not report.is_committed:
+        yield from failed(job, report, context.selected_asset_check_keys)
+        raise _failure(context, report)
+    yield from _results(context, job, report, selected)
+
+
+def _tag(context: dg.AssetExecutionContext, job: FlowJob, run_id: str) -> None:
+    """Let people find the run in both places."""
+    if context.run.tags.get("pipedag/run_id") != run_id:
+        tags = {"pipedag/run_id": run_id, "pipedag/flow": job.plan.flow, "pipedag/instance": job.context.instance_name}
+        context.instance.add_run_tags(context.run.run_id, tags)
+
+
+def _results(context: dg.AssetExecutionContext, job: FlowJob, report: StageReport, selected: AbstractSet[dg.AssetKey]) -> Iterator[Any]:
+    """Yield what became of the tables, upstream tables first, as Dagster notes with each one which versions of the others it was made from."""
+    done = {f"{item.stage}.{item.task}": item for item in report.reports if item.task is not None}
+    versions: dict[dg.AssetKey, str] = {}
+    for key, told_of in told(job, report, done):
+        versions[key] = told_of.data_version.value
+        if key in selected:
+            yield dg.MaterializeResult(
+                asset_key=key,
+                metadata=told_of.metadata,
+                data_version=told_of.data_version,
+                check_results=passed(key, job.tables[key], context.selected_asset_check_keys) if key in job.tables else (),
+            )
+        elif told_of.task in done:
+            # It was not asked for, but ran with what was, or because nothing was committed of it; or the plan does not know its name.
+            tags = provenance(context.instance, job, key, versions, context.run.run_id)
+            context.log_event(dg.AssetMaterialization(key, metadata=told_of.metadata, tags=tags))
+
+
+def _failure(context: dg.AssetExecutionContext, report: StageReport) -> BaseException:
+    """Return what the op raises: the first failure as it is; all are in the log."""
+    failures = report.failures
+    for failure in failures[1:]:
+        context.log.error("%s failed too: %s", failure.step, failure.message)
+    error = failures[0].error if failures else None
+    if error is None:
+        return dg.Failure(f"Stage {report.stages[0]} was not committed.", metadata={"steps": [item.step for item in report.reports]})
+    return _lasting(error) if isinstance(error, PipedagError) else error
+
+
+def _lasting(error: PipedagError) -> BaseException:
+    if not isinstance(error, _LASTING):
+        return error
+    failure = dg.Failure("\n".join([str(error), *getattr(error, "__notes__", ())]), allow_retries=False)
+    failure.__cause__ = error
+    return failure
