@@ -20,19 +20,19 @@ from pipedag_core.config.wire import open_engine, open_session
 from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.refs import Reference
-from pipedag_core.errors import ConfigError, PlanMismatch, RunError, UnsupportedByStore
+from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, RunError, UnsupportedByStore
 from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
 from pipedag_core.plan.selection import resolve, select
 from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
 from pipedag_core.ports.engines import Engine
-from pipedag_core.ports.events import RunObserver, RunStarted, StepReport
+from pipedag_core.ports.events import RunObserver, StepReport
 from pipedag_core.run import rolling_back, steps
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
-from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper
+from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper, taking_part
 from pipedag_core.run.result import Result, fetch
 from pipedag_core.run.session import Run, RunOptions
 
@@ -80,6 +80,7 @@ def run_flow(
 
     Raises:
         ConfigError, FlowError: What was asked for is not there.
+        ObserverFailed: An observer without which the run is not wanted failed, before it (nothing was done) or after it (all was).
         Exception: With `fail_fast`, whatever the first failing task raised.
     """
     if inputs:
@@ -100,13 +101,19 @@ def run_flow(
     with open_session(context, observers) as session:
         run = Run(info, options, memory=RunMemory(session.catalog, info.run_id, remembers=True))
         session.catalog.begin_run(info)
-        session.tell(RunStarted(run.id, plan.flow, info.instance, tuple(step.id for step in plan.steps)))
         units = Units(session, run, plan)
-        with heartbeat(session, run):
-            reports = engine.run(
-                plan, step_runner(session, run, flow, plan, units), step_skipper(session, run, units), fail_fast=stop_early
-            )
-        keep_generations(session, run, plan, lambda: open_session(context))
+        reports: Sequence[StepReport] = ()
+        try:
+            with taking_part(session, run, plan):
+                with heartbeat(session, run):
+                    reports = engine.run(
+                        plan, step_runner(session, run, flow, plan, units), step_skipper(session, run, units), fail_fast=stop_early
+                    )
+                keep_generations(session, run, plan, lambda: open_session(context))
+        except ObserverFailed:
+            if not reports:
+                session.catalog.finish_run(run.id, "failed")
+            raise
     result = Result(flow, plan, run.id, reports, Run(info, options), lambda: open_session(context))
     if stop_early and result.exception is not None:
         raise result.exception
@@ -160,7 +167,7 @@ def execute(
     with open_session(context, observers) as session:
         row = session.catalog.begin_run(info)
         run = Run(row.info, RunOptions.from_json(row.info.options))
-        with heartbeat(session, run):
+        with taking_part(session, run, plan), heartbeat(session, run):
             return steps.execute_step(session, run, code, plan, wanted)
 
 
