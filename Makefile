@@ -5,14 +5,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MLFLOW := .venv-mlflow
 EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test property crash stress types check bench format clean
+.PHONY: help setup demo test test-mlflow property crash stress types check bench format clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything that work on this repository needs
 
@@ -27,11 +28,24 @@ $(READY): pyproject.toml constraints.txt
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 2 $(VENV)/lib > $(VENV)/compile.log 2>&1 || true
 	@touch $@
 
+# MLflow wants an older pyarrow than the rest: it and what only MLflow needs stand in an environment of their own, which sees .venv behind them.
+$(MLFLOW)/.ready: $(READY) constraints-mlflow.txt
+	test -x $(MLFLOW)/bin/python || $(BIN)/python -m venv $(MLFLOW)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
+	  > "$$($(MLFLOW)/bin/python -c 'import site; print(site.getsitepackages()[0])')/behind.pth"
+	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-mlflow.txt -e '.[mlflow]'
+	env -u PYTHONDONTWRITEBYTECODE $(MLFLOW)/bin/python -m compileall -q -j 2 $(MLFLOW)/lib > $(MLFLOW)/compile.log 2>&1 || true
+	@touch $@
+
 demo: $(READY) ## Run the example pipeline on real data
 	$(BIN)/python dags/demo.py
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(MAKE) test-mlflow ARGS=
+
+test-mlflow: $(MLFLOW)/.ready ## Run the tests of the MLflow adapter, on a real tracking server
+	$(MLFLOW)/bin/python -m pytest -n 2 --dist loadgroup tests/adapters/mlflow $(ARGS)
 
 property: $(READY) ## Edit flows at random and compare with runs from scratch; EDITS=50000 for more than 5,000 edits
 	PIPEDAG_PROPERTY_EDITS=$(or $(EDITS),5000) $(BIN)/python -m pytest -n 2 tests/flows/property $(ARGS)
@@ -59,4 +73,4 @@ format: $(READY) ## Put the code into the common form
 	$(BIN)/ruff check --fix $(wildcard $(PATHS))
 
 clean: ## Remove .venv and what tests and tools leave behind
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) $(MLFLOW) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.config.flows import load_flow
 from pipedag_core.config.registry import ENGINES
 from pipedag_core.config.settings import PartSettings
-from pipedag_core.config.wire import open_engine, open_session
+from pipedag_core.config.wire import open_catalog, open_engine, open_session
 from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.refs import Reference
@@ -28,7 +29,7 @@ from pipedag_core.plan.selection import resolve, select
 from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import RunObserver, StepReport
-from pipedag_core.run import rolling_back, steps
+from pipedag_core.run import doctor, rolling_back, steps
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
@@ -200,6 +201,15 @@ def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str 
     """Remove from an instance what retention does not keep, and what late or dead processes left behind; return how many tables and blobs went."""
     with open_session(configuration(config, instance, None)) as session:
         return steps.clean_up(session) + remove_strays(session, lives)
+
+
+def dead_runs(config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> Mapping[str, str]:
+    """Return the ids of an instance's runs that count as running though their process is gone, and how that is known; changes nothing."""
+    catalog = open_catalog(configuration(config, instance, None))
+    try:
+        return doctor.dead_runs(catalog, catalog.unfinished(), lives, time.time())
+    finally:
+        catalog.close()
 
 
 def roll_back(
