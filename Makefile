@@ -7,11 +7,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AIRFLOW := .venv-airflow
 AIRFLOW_READY := $(AIRFLOW)/.ready
+MLFLOW := .venv-mlflow
+MLFLOW_READY := $(MLFLOW)/.ready
 EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test property crash stress types check bench format clean dags setup-airflow test-airflow e2e-airflow check-airflow
+.PHONY: help setup demo test property crash stress types check bench format clean dags setup-airflow test-airflow test-mlflow e2e-airflow check-airflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +40,24 @@ $(AIRFLOW_READY): pyproject.toml constraints-airflow.txt
 	env -u PYTHONDONTWRITEBYTECODE $(AIRFLOW)/bin/python -m compileall -q -j 2 -x '/kubernetes(_asyncio)?/' $(AIRFLOW)/lib > $(AIRFLOW)/compile.log 2>&1 || true
 	@touch $@
 
+# MLflow wants an older pyarrow than the rest: it and what only MLflow needs stand in an environment of their own, which sees .venv behind them.
+$(MLFLOW_READY): $(READY) constraints-mlflow.txt
+	test -x $(MLFLOW)/bin/python || $(BIN)/python -m venv $(MLFLOW)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
+	  > "$$($(MLFLOW)/bin/python -c 'import site; print(site.getsitepackages()[0])')/behind.pth"
+	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-mlflow.txt -e '.[mlflow]'
+	env -u PYTHONDONTWRITEBYTECODE $(MLFLOW)/bin/python -m compileall -q -j 2 $(MLFLOW)/lib > $(MLFLOW)/compile.log 2>&1 || true
+	@touch $@
+
 demo: $(READY) ## Run the example pipeline on real data
 	$(BIN)/python dags/demo.py
 
-test: $(READY) test-airflow ## Run the tests
+test: $(READY) $(AIRFLOW_READY) $(MLFLOW_READY) ## Run the tests; with ARGS="tests/unit -k name" only some of the core and of the Dagster adapter
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(if $(ARGS),,$(MAKE) test-airflow test-mlflow)
+
+test-mlflow: $(MLFLOW_READY) ## Run the tests of the MLflow adapter, on a real tracking server
+	$(MLFLOW)/bin/python -m pytest -n 2 --dist loadgroup tests/adapters/mlflow $(ARGS)
 
 test-airflow: $(AIRFLOW_READY) ## Run the tests of the Airflow adapter that need no running Airflow
 	$(AIRFLOW)/bin/python -m pytest tests/adapters/airflow $(ARGS)
@@ -83,4 +98,4 @@ format: $(READY) ## Put the code into the common form
 	$(BIN)/ruff check --fix $(wildcard $(PATHS))
 
 clean: ## Remove .venv and what tests and tools leave behind
-	rm -rf $(VENV) $(AIRFLOW) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) $(AIRFLOW) $(MLFLOW) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build

@@ -25,6 +25,7 @@
     |   |-- InputMismatch           supply inputs like those in training
     |   |-- VerificationFailed      production and training do not give the same
     |   `-- BundleRefused           a bundle is damaged, foreign, or from a newer version
+    |-- ObserverFailed          look at the program that was to be told about a run
     `-- RunError                a run or a step could not be carried out
 
 The user's own exception is never replaced: it passes through with a note that says where it happened.
@@ -169,6 +170,10 @@ class BundleRefused(ProductionError):
 
 class BundleWarning(UserWarning):
     """A bundle is loaded with other versions of Python, packages or code than it was made with."""
+
+
+class ObserverFailed(PipedagError):
+    """An observer that a run must not do without could not take note of it."""
 
 
 class RunError(PipedagError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,11 +17,11 @@ from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.config.flows import find_flow, load_flow
 from pipedag_core.config.registry import ENGINES
 from pipedag_core.config.settings import PartSettings
-from pipedag_core.config.wire import open_engine, open_session
+from pipedag_core.config.wire import open_catalog, open_engine, open_session
 from pipedag_core.define.context import executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.refs import Reference
-from pipedag_core.errors import ConfigError, PlanMismatch, RunError, StoredDataMissing
+from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, RunError, StoredDataMissing
 from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
@@ -30,12 +31,12 @@ from pipedag_core.plan.supplying import supply
 from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
 from pipedag_core.ports.data import StoredTable
 from pipedag_core.ports.engines import Engine
-from pipedag_core.ports.events import RunObserver, RunStarted, StageReport, StepReport
-from pipedag_core.run import parts, rolling_back, steps, supplied
+from pipedag_core.ports.events import RunObserver, StageReport, StepReport
+from pipedag_core.run import doctor, parts, rolling_back, steps, supplied
 from pipedag_core.run.doctor import remove_strays
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
-from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper
+from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper, taking_part
 from pipedag_core.run.one_stage import carry_out_stage
 from pipedag_core.run.result import Result, fetch, read_first_rows
 from pipedag_core.run.session import Run, RunOptions, Session, Supplied
@@ -86,6 +87,7 @@ def run_flow(
 
     Raises:
         ConfigError, FlowError: What was asked for is not there.
+        ObserverFailed: An observer without which the run is not wanted failed, before it (nothing was done) or after it (all was).
         Exception: With `fail_fast`, whatever the first failing task raised.
     """
     given = supplied.places(flow, inputs) if inputs else {}
@@ -110,13 +112,19 @@ def run_flow(
         session.catalog.begin_run(info)
         if given:
             run = replace(run, supplied=Supplied(_supplied_values(session, run, plan, given), scratch))
-        session.tell(RunStarted(run.id, plan.flow, info.instance, tuple(step.id for step in plan.steps)))
         units = Units(session, run, plan)
-        with heartbeat(session, run):
-            reports = engine.run(
-                plan, step_runner(session, run, flow, plan, units), step_skipper(session, run, units), fail_fast=stop_early
-            )
-        keep_generations(session, run, plan, lambda: open_session(context))
+        reports: Sequence[StepReport] = ()
+        try:
+            with taking_part(session, run, plan):
+                with heartbeat(session, run):
+                    reports = engine.run(
+                        plan, step_runner(session, run, flow, plan, units), step_skipper(session, run, units), fail_fast=stop_early
+                    )
+                keep_generations(session, run, plan, lambda: open_session(context))
+        except ObserverFailed:
+            if not reports:
+                session.catalog.finish_run(run.id, "failed")
+            raise
     result = Result(flow, plan, run.id, reports, Run(info, options), lambda: open_session(context))
     if stop_early and result.exception is not None:
         raise result.exception
@@ -255,7 +263,7 @@ def _carry_out(
     with open_session(context, observers) as session:
         row = session.catalog.begin_run(replace(info, external_id=external_id))
         run = Run(row.info, RunOptions.from_json(row.info.options))
-        with heartbeat(session, run):
+        with taking_part(session, run, plan), heartbeat(session, run):
             if wanted is None:
                 assert part is not None
                 return parts.execute_part(session, run, flow, plan, part, open_engine(context))
@@ -309,7 +317,7 @@ def execute_stage(
         row = session.catalog.begin_run(replace(info, external_id=external_id))
         run = Run(row.info, RunOptions.from_json(row.info.options), memory=RunMemory(session.catalog, run_id, remembers=True))
         stop_early = context.fail_fast if fail_fast is None else fail_fast
-        with heartbeat(session, run):
+        with taking_part(session, run, plan), heartbeat(session, run):
             return carry_out_stage(session, run, code, plan, stage, engine, tasks=tasks, fail_fast=stop_early)
 
 
@@ -338,7 +346,8 @@ def finish_run(
         if row is None:
             return None
         run = Run(row.info, RunOptions.from_json(row.info.options))
-        return steps.execute_step(session, run, Flow(plan.flow), plan, plan.step("finish"), state=state)
+        with taking_part(session, run, plan):
+            return steps.execute_step(session, run, Flow(plan.flow), plan, plan.step("finish"), state=state)
 
 
 def output_from_store(
@@ -382,6 +391,15 @@ def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str 
     """Remove from an instance what retention does not keep, and what late or dead processes left behind; return how many tables and blobs went."""
     with open_session(configuration(config, instance, None)) as session:
         return steps.clean_up(session) + remove_strays(session, lives)
+
+
+def dead_runs(config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> Mapping[str, str]:
+    """Return the ids of an instance's runs that count as running though their process is gone, and how that is known; changes nothing."""
+    catalog = open_catalog(configuration(config, instance, None))
+    try:
+        return doctor.dead_runs(catalog, catalog.unfinished(), lives, time.time())
+    finally:
+        catalog.close()
 
 
 def roll_back(

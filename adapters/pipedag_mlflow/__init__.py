@@ -1,1 +1,26 @@
-"""Logs the runs of a flow to MLflow, and production flows as models."""
+"""Logs the runs of a flow to MLflow, and production flows as models. The names are loaded when they are first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipedag_mlflow.observer import MlflowObserver as MlflowObserver
+
+_HOME = {"MlflowObserver": "observer"}
+
+__all__ = ["MlflowObserver"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -130,6 +130,22 @@ def finish(tx: Transaction, now: float, run_id: str, state: str) -> Mapping[str,
     return snapshot(tx, run_id)
 
 
+def note(tx: Transaction, run_id: str, name: str, value: str) -> str:
+    """Keep a text with a run unless there is one under this name; return the one that stands.
+
+    Raises:
+        RunError: No such run was begun.
+    """
+    known_row(tx, run_id)
+    tx.run(sql.ADD_NOTE, {"run_id": run_id, "name": name, "value": value})
+    return notes(tx, run_id)[name]
+
+
+def notes(tx: Transaction, run_id: str) -> Mapping[str, str]:
+    """Return the texts that are kept with a run, by name."""
+    return dict(tx.rows(sql.NOTES, {"run_id": run_id}))
+
+
 def snapshot(tx: Transaction, run_id: str) -> Mapping[str, int]:
     """Return stage -> the generation that the run committed or read."""
     seen: dict[str, int] = {}

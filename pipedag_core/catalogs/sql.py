@@ -104,6 +104,16 @@ class SqlCatalog(ABC):
         with self._writing() as tx:
             return runs.finish(tx, self._clock(), run_id, state)
 
+    def note(self, run_id: str, name: str, value: str) -> str:
+        """See `Catalog.note`."""
+        with self._writing() as tx:
+            return runs.note(tx, run_id, name, value)
+
+    def notes(self, run_id: str) -> Mapping[str, str]:
+        """See `Catalog.notes`."""
+        with self._reading() as tx:
+            return runs.notes(tx, run_id)
+
     # --- tasks
 
     def inputs(self, run_id: str, tasks: Sequence[port.TaskKey]) -> Mapping[port.TaskKey, port.FoundResult]:

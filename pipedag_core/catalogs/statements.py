@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 #: Version of the tables. A catalog with a higher one was written by a newer pipedag.
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 #: Rows of one VALUES list; databases limit the parameters of a statement.
 CHUNK: Final = 2000
@@ -64,11 +64,13 @@ SCHEMA: Final = (
         fingerprint TEXT NOT NULL, base_fingerprint TEXT NOT NULL, parts TEXT NOT NULL, entries TEXT NOT NULL, outcome TEXT NOT NULL,
         reason TEXT NOT NULL, row_count BIGINT, seconds DOUBLE PRECISION NOT NULL, recorded DOUBLE PRECISION NOT NULL)""",
     "CREATE INDEX task_log_by_run ON task_log (run_id)",
+    "CREATE TABLE run_notes (run_id TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run_id, name))",
 )
 
 #: What leads from a version to the next.
 MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
     1: ("ALTER TABLE objects ADD COLUMN seal TEXT",),
+    2: ("CREATE TABLE run_notes (run_id TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run_id, name))",),
 }
 
 READ_VERSION: Final = "SELECT value FROM meta WHERE key = 'schema_version'"
@@ -96,7 +98,10 @@ FORGET_VIEW: Final = """DELETE FROM run_stages WHERE run_id = :run_id AND (role 
     SELECT 1 FROM generations g WHERE g.stage = run_stages.stage AND g.number = run_stages.generation AND g.state <> 'expired'))"""
 OLD_RUNS: Final = """SELECT r.run_id FROM runs r WHERE r.state <> 'running' AND r.ended < :before
     AND NOT EXISTS (SELECT 1 FROM generations g WHERE g.run_id = r.run_id)"""
+ADD_NOTE: Final = """INSERT INTO run_notes (run_id, name, value) VALUES (:run_id, :name, :value) ON CONFLICT (run_id, name) DO NOTHING"""
+NOTES: Final = "SELECT n.name, n.value FROM run_notes n WHERE n.run_id = :run_id ORDER BY n.name"
 DROP_RUN: Final = (
+    "DELETE FROM run_notes WHERE run_id = :run_id",
     "DELETE FROM task_log WHERE run_id = :run_id",
     "DELETE FROM run_stages WHERE run_id = :run_id",
     "DELETE FROM runs WHERE run_id = :run_id",

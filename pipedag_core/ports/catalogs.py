@@ -392,6 +392,20 @@ class Catalog(Protocol):
         """
         ...
 
+    def note(self, run_id: str, name: str, value: str) -> str:
+        """Keep a text with a run, unless there is one under this name already, and return the one that stands.
+
+        For programs that watch runs: processes that take part in one run find by it what the first of them has made elsewhere. It goes with the run.
+
+        Raises:
+            RunError: No such run was begun.
+        """
+        ...
+
+    def notes(self, run_id: str) -> Mapping[str, str]:
+        """Return the texts that are kept with a run, by name; none for a run that is not known."""
+        ...
+
     # --- tasks
 
     def inputs(self, run_id: str, tasks: Sequence[TaskKey]) -> Mapping[TaskKey, FoundResult]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol, final
 
+from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import TaskResult
 from pipedag_core.ports.data import StoredObject
 
@@ -129,12 +130,21 @@ class StageReport:
 @final
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The first step of a run in this process is about to start."""
+    """This process begins to take part in a run: with its first step, or with the one step that it was called for.
+
+    Attributes:
+        run_id, flow, instance: Which run.
+        steps: Ids of the steps of its plan.
+        plan: The plan.
+        config: The instance's configuration, a `ConfigContext`.
+    """
 
     run_id: str
     flow: str
     instance: str
     steps: tuple[str, ...]
+    plan: Plan | None = field(default=None, repr=False, compare=False)
+    config: Any = field(default=None, repr=False, compare=False)
 
 
 @final
@@ -195,11 +205,23 @@ class RunFinished:
     state: str
 
 
-Event = RunStarted | StepStarted | StepEnded | PointReached | NamesSwitchedEarly | RunFinished
+@final
+@dataclass(frozen=True, slots=True)
+class RunLeft:
+    """This process has done what it was to do for a run, which may go on in others."""
+
+    run_id: str
+
+
+Event = RunStarted | StepStarted | StepEnded | PointReached | NamesSwitchedEarly | RunFinished | RunLeft
 
 
 class RunObserver(Protocol):
-    """Is told what happens in a run. What it raises is logged as a warning and never disturbs the run."""
+    """Is told what happens in a run. What it raises is logged as a warning and never disturbs the run.
+
+    But `ObserverFailed`, at the two events that stand outside of all steps, is raised: at `RunStarted`, before anything is done, and at `RunLeft`, when
+    all is done. For observers without which nobody wants to run.
+    """
 
     def on_event(self, event: Event) -> None:
         """Take note of an event. Called from the thread in which it happened; must return quickly."""

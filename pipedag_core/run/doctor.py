@@ -7,12 +7,12 @@ are recorded last: so a file that is in none of them can never become a table, h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, final
 
-from pipedag_core.ports.catalogs import LeaseRow, Owner, RunRow
+from pipedag_core.ports.catalogs import Catalog, LeaseRow, Owner, RunRow
 from pipedag_core.ports.data import StoredBlob, StoredObject, StoredTable
 from pipedag_core.ports.stores import Deposit
 from pipedag_core.run.session import Session
@@ -99,11 +99,7 @@ def examine(session: Session, lives: Lives, *, grace_s: float = GRACE_S) -> Diag
     now = time.time()
     tables, blobs = session.tables.deposits(), session.blobs.deposits()
     running = session.catalog.unfinished()
-    dead = {row.info.run_id: why for row in running if (why := _why_dead(row, lives, now)) is not None}
-    if dead:
-        # A process that came to its end in between is gone too, but has ended its run.
-        still = {row.info.run_id for row in session.catalog.unfinished()}
-        dead = {run_id: why for run_id, why in dead.items() if run_id in still}
+    dead = dead_runs(session.catalog, running, lives, now)
     # Of a run on another machine whose time is over, nobody knows whether it may still record.
     at_work = {row.info.run_id for row in running if row.info.run_id not in dead or lives(row.info.owner) is None}
     generations = session.catalog.generations()
@@ -188,6 +184,16 @@ def _remove(session: Session, found: Diagnosis) -> None:
         session.tables.drop(found.stray_tables)
     if found.stray_blobs:
         session.blobs.drop(found.stray_blobs)
+
+
+def dead_runs(catalog: Catalog, running: Sequence[RunRow], lives: Lives, now: float) -> Mapping[str, str]:
+    """Return the ids of those among runs that count as running whose owner is gone, and how that is known."""
+    dead = {row.info.run_id: why for row in running if (why := _why_dead(row, lives, now)) is not None}
+    if dead:
+        # A process that came to its end in between is gone too, but has ended its run.
+        still = {row.info.run_id for row in catalog.unfinished()}
+        dead = {run_id: why for run_id, why in dead.items() if run_id in still}
+    return dead
 
 
 def _why_dead(row: RunRow, lives: Lives, now: float) -> str | None:

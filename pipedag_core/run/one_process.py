@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import final
 
 from pipedag_core.define.flow import Flow
-from pipedag_core.errors import PipedagError
+from pipedag_core.errors import ObserverFailed, PipedagError
 from pipedag_core.plan.model import Plan, Step, StepKind
 from pipedag_core.ports.engines import RunStep
-from pipedag_core.ports.events import Outcome, StepReport
+from pipedag_core.ports.events import Outcome, RunLeft, RunStarted, StepReport
 from pipedag_core.run import steps
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import NamesBeside
@@ -93,6 +93,26 @@ def step_skipper(session: Session, run: Run, units: Units) -> Callable[[Step, St
         return report
 
     return skip_step
+
+
+@contextmanager
+def taking_part(session: Session, run: Run, plan: Plan) -> Generator[None]:
+    """Tell observers that this process takes part in a run, and at the end that it leaves it.
+
+    Raises:
+        ObserverFailed: As `Session.tell`; nothing was done yet, or all is done.
+    """
+    steps_of_plan = tuple(step.id for step in plan.steps)
+    session.tell(RunStarted(run.id, plan.flow, run.info.instance, steps_of_plan, plan, session.config))
+    try:
+        yield
+    except BaseException:
+        try:
+            session.tell(RunLeft(run.id))
+        except ObserverFailed as error:
+            log.warning("Run %s ends with an error of its own, and an observer failed too: %s", run.id, error)
+        raise
+    session.tell(RunLeft(run.id))
 
 
 @contextmanager

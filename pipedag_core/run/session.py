@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 from pipedag_core.cache.modes import CacheValidationMode
+from pipedag_core.errors import ObserverFailed
 from pipedag_core.ports.catalogs import Catalog, GenerationKey, Retention, RunInfo
-from pipedag_core.ports.events import Event, RunObserver
+from pipedag_core.ports.events import Event, RunLeft, RunObserver, RunStarted
 from pipedag_core.ports.hooks import HookRegistry
 from pipedag_core.ports.stores import BlobStore, TableStore
 from pipedag_core.run.memory import RunMemory
@@ -50,12 +51,22 @@ class Session:
     wait_s: float = 3600.0
 
     def tell(self, event: Event) -> None:
-        """Tell all observers; what they raise never disturbs the run."""
+        """Tell all observers; what they raise never disturbs the run.
+
+        Raises:
+            ObserverFailed: An observer that the run must not do without says so, before the run or after it.
+        """
+        fatal: ObserverFailed | None = None
         for observer in self.observers:
             try:
                 observer.on_event(event)
-            except Exception:
-                log.warning("observer %r failed at %s; the run goes on", observer, type(event).__name__, exc_info=True)
+            except Exception as error:
+                if isinstance(error, ObserverFailed) and isinstance(event, (RunStarted, RunLeft)):
+                    fatal = fatal or error
+                else:
+                    log.warning("observer %r failed at %s; the run goes on", observer, type(event).__name__, exc_info=True)
+        if fatal is not None:
+            raise fatal
 
 
 @final

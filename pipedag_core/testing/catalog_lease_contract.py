@@ -61,6 +61,19 @@ class NotingPublication:
 class LeaseContract:
     """Runs, leases, opening and committing."""
 
+    def test_the_first_note_of_a_name_stands(self, catalog: Catalog) -> None:
+        catalog.begin_run(run_info("r"))
+        catalog.begin_run(run_info("other"))
+        assert catalog.note("r", "tracked as", "first") == "first"
+        assert catalog.note("r", "tracked as", "second") == "first"
+        assert catalog.note("other", "tracked as", "its own") == "its own"
+        assert catalog.notes("r") == {"tracked as": "first"}
+        assert catalog.notes("unknown") == {}
+
+    def test_notes_are_kept_with_runs_that_are_known(self, catalog: Catalog) -> None:
+        with pytest.raises(RunError):
+            catalog.note("unknown", "name", "value")
+
     def test_a_run_comes_back_as_it_was_registered(self, catalog: Catalog, clock: Clock) -> None:
         info = run_info("r", options='{"mode":"normal"}')
         row = catalog.begin_run(info)

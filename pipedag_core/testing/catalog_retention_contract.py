@@ -136,6 +136,7 @@ class RetentionContract:
     def test_the_log_outlives_its_generations_by_a_month(self, catalog: Catalog, clock: Clock) -> None:
         for run_id in "ab":
             Worker(catalog, run_id).begin().publish("s", t=f"o{run_id}")
+            catalog.note(run_id, "name", "value")
             catalog.finish_run(run_id, "succeeded")
         catalog.expire(_SMALL)
         assert [result.task for _, result in catalog.task_log("a")] == ["t"]
@@ -143,4 +144,5 @@ class RetentionContract:
         catalog.expire(_SMALL)
         assert [row.info.run_id for row in catalog.runs()] == ["b"]
         assert list(catalog.task_log("a")) == []
+        assert (catalog.notes("a"), catalog.notes("b")) == ({}, {"name": "value"})
         assert [result.task for _, result in catalog.task_log("b")] == ["t"]

@@ -47,11 +47,14 @@ def test_an_older_catalog_is_brought_up_to_date_with_all_that_it_holds(opener, p
     first.close()
     with psycopg.connect(postgres_url) as connection:
         schema = f'"{schema_prefix}""Odd; schema"'
-        connection.execute(f"ALTER TABLE {schema}.objects DROP COLUMN seal; UPDATE {schema}.meta SET value = '1'")
+        connection.execute(
+            f"ALTER TABLE {schema}.objects DROP COLUMN seal; DROP TABLE {schema}.run_notes; UPDATE {schema}.meta SET value = '1'"
+        )
     with pytest.raises(CatalogError, match=r"older version.*next run"):
         opener(read_only=True)
     second = opener()
     assert names(second) == {"s": {"t": "o1"}}
+    assert second.note("a", "name", "value") == "value"
     second.close()
     opener(read_only=True).close()
 

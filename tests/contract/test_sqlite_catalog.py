@@ -62,15 +62,16 @@ def test_a_newer_catalog_is_refused_with_both_versions(path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = '7'")
     connection.close()
-    with pytest.raises(CatalogError, match=r"schema version 7.*knows version 2.*[Ii]nstall") as caught:
+    with pytest.raises(CatalogError, match=r"schema version 7.*knows version 3.*[Ii]nstall") as caught:
         SqliteCatalog(path)
-    assert (caught.value.found, caught.value.known) == ("7", "2")
+    assert (caught.value.found, caught.value.known) == ("7", "3")
 
 
 def as_the_first_version_left_it(path):
     """Take away what later versions added."""
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE objects DROP COLUMN seal")
+        connection.execute("DROP TABLE run_notes")
         connection.execute("UPDATE meta SET value = '1'")
     connection.close()
 
@@ -85,6 +86,7 @@ def test_an_older_catalog_is_brought_up_to_date_with_all_that_it_holds(path):
     second = SqliteCatalog(path)
     assert names(second) == {"s": {"t": "o1"}}
     assert second.shown()["s"]["t"].seal is None
+    assert second.note("a", "name", "value") == "value"
     second.close()
     SqliteCatalog(path, read_only=True).close()
 

@@ -1,0 +1,39 @@
+"""MLflow runs of runs whose process was killed: the next run of the flow gives them their end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipedag_core.config.wire import open_catalog
+from pipedag_core.runner import dead_runs
+from pipedag_mlflow import names
+from pipedag_mlflow.tracked import Tracked
+
+
+def end_lost_runs(tracked: Tracked, config: Any, flow: str) -> list[str]:
+    """End MLflow runs of this flow and instance that still count as running though their run is over or dead; return their ids."""
+    experiment = tracked.client.get_experiment_by_name(tracked.experiment_name)
+    if experiment is None:
+        return []
+    quoted = [f"tags.`{tag}` = '{_literal(value)}'" for tag, value in ((names.FLOW, flow), (names.INSTANCE, config.instance_name))]
+    running = tracked.client.search_runs([experiment.experiment_id], " and ".join(["attributes.status = 'RUNNING'", *quoted]))
+    candidates = {run.data.tags[names.RUN_ID]: run.info.run_id for run in running if names.RUN_ID in run.data.tags}
+    candidates.pop(tracked.run_id, None)
+    if not candidates:
+        return []
+    dead = set(dead_runs(config))
+    catalog = open_catalog(config)
+    try:
+        alive = {row.info.run_id for row in catalog.unfinished()} - dead
+        ended = {row.info.run_id: row.state for row in catalog.runs(10_000)}
+    finally:
+        catalog.close()
+    lost = {run_id: id for run_id, id in candidates.items() if run_id not in alive}
+    for run_id, id in lost.items():
+        # The state of a dead run is `running` still, or that of whoever cleaned up after it, and nobody stopped it on purpose.
+        tracked.end(id, "KILLED" if run_id in dead else names.STATUS.get(ended.get(run_id, ""), "KILLED"))
+    return list(lost.values())
+
+
+def _literal(text: str) -> str:
+    return text.replace("'", "''") if "'" in text else text
