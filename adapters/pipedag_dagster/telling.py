@@ -11,7 +11,7 @@ import dagster as dg
 from pipedag_core.hashing import digest
 from pipedag_core.plan.model import PlanTask
 from pipedag_core.ports.catalogs import TaskResult
-from pipedag_core.ports.data import StoredObject, StoredTable
+from pipedag_core.ports.data import ExternalTable, StoredBlob, StoredObject, StoredTable
 from pipedag_core.ports.events import StageReport, StepReport
 from pipedag_core.runner import first_rows
 from pipedag_dagster.jobs import FlowJob
@@ -134,8 +134,10 @@ def _of_task(job: FlowJob, task: PlanTask, result: TaskResult, entries: Mapping[
 
 def _of_object(job: FlowJob, stored: StoredObject, name: str, stage: str) -> dict[str, Any]:
     base = f"{address(job.context)}/{schema_of(job.context, stage)}/{name}"
-    if not isinstance(stored, StoredTable):
+    if isinstance(stored, StoredBlob):
         return {"format": stored.format, "size": stored.size, "dagster/uri": base}
+    if isinstance(stored, ExternalTable):
+        return {"dagster/table_name": stored.told}
     facts: dict[str, Any] = {
         "dagster/column_schema": column_schema(stored),
         "dagster/table_name": f"{schema_of(job.context, stage)}.{name}",

@@ -11,7 +11,7 @@ from typing import Any, final
 from pipedag_core.config.wire import open_catalog
 from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import GenerationRow, TaskResult
-from pipedag_core.ports.data import StoredObject, StoredTable
+from pipedag_core.ports.data import ExternalTable, StoredObject, StoredTable
 from pipedag_core.ports.events import Outcome, StepReport
 from pipedag_mlflow import facts, library, names, picture, tables
 from pipedag_mlflow.sweep import end_lost_runs
@@ -217,7 +217,8 @@ _NOTED = {"orchestrator": names.ORCHESTRATOR, "orchestrator url": names.ORCHESTR
 
 def _bytes(entries: Mapping[str, StoredObject], row: GenerationRow) -> int:
     """Return the bytes that were written for a generation, not those of what it only points to."""
-    return sum(item.size or 0 for item in entries.values() if (item.stage, item.generation) == (row.stage, row.number))
+    written = [item for item in entries.values() if not isinstance(item, ExternalTable)]
+    return sum(item.size or 0 for item in written if (item.stage, item.generation) == (row.stage, row.number))
 
 
 def facts_digest(results: Mapping[str, TaskResult]) -> str:
