@@ -63,16 +63,23 @@ def type_token(kind: pa.DataType) -> str:
     if _is_bytes(kind):
         return "binary"
     if _is_list(kind):
-        return f"list({type_token(kind.value_type)})"
+        return f"list({_field_token(kind.value_field)})"
     if _types.is_fixed_size_list(kind):
-        return f"list[{kind.list_size}]({type_token(kind.value_type)})"
+        return f"list[{kind.list_size}]({_field_token(kind.value_field)})"
     if _types.is_map(kind):
-        return f"map({type_token(kind.key_type)},{type_token(kind.item_type)})"
+        return f"map({_field_token(kind.key_field)},{_field_token(kind.item_field)})"
     if _types.is_struct(kind):
-        return "struct(" + ",".join(f"{kind.field(at).name!r}:{type_token(kind.field(at).type)}" for at in range(kind.num_fields)) + ")"
+        return "struct(" + ",".join(f"{kind.field(at).name!r}:{_field_token(kind.field(at))}" for at in range(kind.num_fields)) + ")"
     if _types.is_null(kind) or _types.is_boolean(kind) or _types.is_floating(kind) or _is_fixed_width(kind):
         return str(kind)
     raise UnsupportedByStore(f"Columns of type {kind} have no content hash.", type=str(kind))
+
+
+def _field_token(field: pa.Field[Any]) -> str:
+    """Return the type of a column, or of a part of one, with its metadata: readers get that, too, and to polars it tells the categories of an Enum."""
+    # Whoever reads a Parquet file through Arrow gets numbers of its columns, which say nothing of the rows.
+    metadata = {key: value for key, value in (field.metadata or {}).items() if not key.startswith(b"PARQUET:")}
+    return type_token(field.type) + (f"{sorted(metadata.items())!r}" if metadata else "")
 
 
 def _without_views(kind: pa.DataType) -> pa.DataType:
@@ -96,12 +103,12 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
 
 
 def schema_digest(schema: pa.Schema) -> str:
-    """Return a hash of the names and types of all columns, in order; nullability is no part of it.
+    """Return a hash of names, types and metadata of all columns, in order; nullability is no part of it, nor is metadata of the schema as a whole.
 
     Raises:
         UnsupportedByStore: A column's type cannot be hashed.
     """
-    return digest(ALGORITHM, *(part for field in schema for part in (field.name, type_token(field.type))))
+    return digest(ALGORITHM, *(part for field in schema for part in (field.name, _field_token(field))))
 
 
 @final

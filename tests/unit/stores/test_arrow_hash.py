@@ -4,6 +4,7 @@ import struct
 from decimal import Decimal
 from itertools import pairwise
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -104,10 +105,27 @@ def test_the_order_of_rows_counts():
     assert content(pa.table({"a": [1, 2]})) != content(pa.table({"a": [2, 1]}))
 
 
-def test_nullability_and_metadata_do_not_count():
+def test_nullability_and_metadata_of_the_schema_do_not_count():
     plain = pa.table({"a": [1]})
-    strict = plain.cast(pa.schema([pa.field("a", pa.int64(), nullable=False, metadata={"k": "v"})], metadata={"pandas": "{}"}))
+    strict = plain.cast(pa.schema([pa.field("a", pa.int64(), nullable=False)], metadata={"pandas": "{}"}))
     assert content(strict) == content(plain)
+
+
+@pytest.mark.parametrize(
+    "nest", [lambda field: field, lambda field: pa.field("a", pa.list_(field)), lambda field: pa.field("a", pa.struct([field]))]
+)
+def test_metadata_of_a_column_or_of_a_part_of_it_counts(nest):
+    def hashed(metadata):
+        field = nest(pa.field("a", pa.int64(), metadata=metadata))
+        return content(pa.table({"a": pa.nulls(1, field.type)}, schema=pa.schema([field])))
+
+    assert len({hashed(metadata) for metadata in (None, {"unit": "m"}, {"unit": "km"}, {"unit": "m", "of": "length"})}) == 4
+    assert hashed({"unit": "m", "PARQUET:field_id": "1"}) == hashed({"unit": "m"})
+
+
+def test_the_categories_of_an_enum_count():
+    few, many = (pl.DataFrame({"a": pl.Series(["x"], dtype=pl.Enum(categories))}).to_arrow() for categories in (["x"], ["x", "y"]))
+    assert content(few) != content(many)
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.string(), pa.list_(pa.int8()), pa.float64(), pa.null(), LIST, MAP])
