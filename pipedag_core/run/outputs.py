@@ -71,6 +71,9 @@ def write(place: Place, marked: Any, slots: Sequence[Slot], generation: int, pol
     new: list[NewObject] = []
     try:
         for index, slot in enumerate(slots):
+            if slot.is_external:
+                # Named twice in one output, it is one table.
+                slot.stored = slot.stored or _same_external(slot, new)
             if slot.stored is None:
                 new.extend(_write_slot(place, slot, readable.get(index, ""), generation, policy))
                 place.session.tell(PointReached(place.run.id, "after_write"))
@@ -184,6 +187,11 @@ def _look_at(place: Place, slot: Slot, external: ExternalTableReference, generat
     found = ExternalTable(os.urandom(10).hex(), place.stage, generation, external.schema, external.name, identity)
     slot.stored = found
     return NewObject(found, slot.key or identity, slot.base_key or identity)
+
+
+def _same_external(slot: Slot, new: Sequence[NewObject]) -> StoredObject | None:
+    known = (item.stored for item in new if isinstance(item.stored, ExternalTable))
+    return next((item for item in known if (item.owner, item.name) == (slot.obj.schema, slot.obj.name)), None)
 
 
 def _write_script(place: Place, slot: Slot, generation: int, policy: Policy) -> list[NewObject]:

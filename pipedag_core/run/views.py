@@ -9,9 +9,10 @@ from typing import Any, cast, final
 from pipedag_core.arrow_schema import selected
 from pipedag_core.cache import fingerprint
 from pipedag_core.define.values import ExternalTableReference, SortCol, SortOrder, View
-from pipedag_core.errors import FlowError, MaterializationError, WrongType
+from pipedag_core.errors import FlowError, MaterializationError, PipedagError, WrongType
 from pipedag_core.ports.data import ExternalTable, Selection, StoredView, TableSource
 from pipedag_core.ports.stores import StoreSession
+from pipedag_core.run.notes import add_note
 
 
 def selection_of(view: View, where: str) -> Selection:
@@ -63,7 +64,11 @@ def loaded(source: TableSource, access: StoreSession, where: str) -> TableSource
         StoreError: The table of somebody else is not there.
     """
     if isinstance(source, ExternalTable):
-        return replace(source, schema=access.external_columns(source.owner, source.name))
+        try:
+            return replace(source, schema=access.external_columns(source.owner, source.name))
+        except PipedagError as error:
+            add_note(error, f"needed by {where}")
+            raise
     if not isinstance(source, StoredView) or source.schema.arrow:
         return source
     sources = tuple(loaded(item, access, where) for item in source.sources)

@@ -320,7 +320,7 @@ def test_what_is_wrong_with_a_cache_function_is_said_of_the_cache_function(confi
     assert "cache function of task s.task" in "".join(raised.__notes__)
 
 
-@pytest.mark.parametrize("make", [View, lambda _: ExternalTableReference("a", "b")])
+@pytest.mark.parametrize("make", [lambda table: View(table, columns=["no"]), lambda _: ExternalTableReference("a", "b")])
 def test_arguments_that_cannot_be_loaded_are_refused_with_their_place(config, make):
     @materialize(version="1", input_type=pl.DataFrame)
     def use(tables):
@@ -328,8 +328,9 @@ def test_arguments_that_cannot_be_loaded_are_refused_with_their_place(config, ma
 
     error = run(config, lambda: use({"first": make(source())})).exception
     assert isinstance(error, PipedagError)
-    assert "s.use" in str(error)
-    assert "tables.first" in str(error)
+    told = "".join([str(error), *getattr(error, "__notes__", ())])
+    assert "s.use" in told
+    assert "tables.first" in told
 
 
 # --- how runs go on -----------------------------------------------------------------------------------------------------------------
