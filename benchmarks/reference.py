@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import environments
 import lazy_sql
 from timing import Row, Timing, Unavailable, row
 
@@ -53,26 +54,7 @@ def find_python() -> str:
 
 def environment() -> Path:
     """Return the Python of the reference library's environment; make the environment if it is not there or has other versions."""
-    python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    stamp, wanted = ENVIRONMENT / "made-from.txt", CONSTRAINTS.read_text(encoding="utf-8")
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        return python
-    base = find_python()
-    print(f"Making {ENVIRONMENT.relative_to(HERE.parent)} with the reference library; this takes a few minutes, once.", flush=True)
-    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    try:
-        subprocess.run((base, "-m", "venv", str(ENVIRONMENT)), check=True)
-        subprocess.run(
-            (str(python), "-m", "pip", "install", "--quiet", "--requirement", str(CONSTRAINTS)), check=True, stderr=subprocess.PIPE
-        )
-        # As after an installation that compiles: what is not compiled now is compiled by every process that imports it.
-        compiler = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        subprocess.run((str(python), "-m", "compileall", "-q", str(ENVIRONMENT)), check=False, env=compiler, stdout=subprocess.DEVNULL)
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
-        raise Unavailable(f"The environment could not be made: {error}. {' '.join(last)}") from error
-    stamp.write_text(wanted, encoding="utf-8")
-    return python
+    return environments.environment(ENVIRONMENT, CONSTRAINTS, find_python, "the reference library")
 
 
 def measure(quick: bool) -> list[Row]:

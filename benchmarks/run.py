@@ -35,6 +35,7 @@ FIGURES = {
     "table": "large_table",
     "streaming": "streaming",
     "postgres": "postgres",
+    "production": "production",
     "reference": "reference",
 }
 

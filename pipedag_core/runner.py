@@ -105,7 +105,7 @@ def run_flow(
             options = replace(options, mode=CacheValidationMode.FORCE_CACHE_INVALID)
     scratch: frozenset[str] = frozenset()
     if given:
-        plan, scratch = supply(whole, plan, [place.task.full_id for place in given])
+        plan, scratch = supply(flow, whole, plan, tuple(given))
     info = _info(plan, context, options, uuid.uuid4().hex, this_process(f"flow {flow.name}"), context.lease_ttl)
     with open_session(context, observers) as session:
         run = Run(info, options, memory=RunMemory(session.catalog, info.run_id, remembers=True))

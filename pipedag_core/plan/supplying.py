@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from pipedag_core.define.flow import Flow
 from pipedag_core.errors import FlowError
 from pipedag_core.plan.model import Plan, StepKind
 from pipedag_core.plan.selection import contract
+from pipedag_core.plan.specification import Place, places_in
 
 
-def supply(whole: Plan, chosen: Plan, supplied: Iterable[str]) -> tuple[Plan, frozenset[str]]:
+def supply(flow: Flow, whole: Plan, chosen: Plan, supplied: Sequence[Place]) -> tuple[Plan, frozenset[str]]:
     """Return the plan, and which units are not committed, as something in them may be made from what is supplied.
 
     A unit (an outermost stage with all stages inside it) is one of these if a supplied task belongs to it, or if a task that runs in it takes anything
     from such a unit.
 
     Args:
-        whole: The plan of the whole flow.
+        flow: The flow.
+        whole: Its plan.
         chosen: The same plan, or the part of it that was selected.
-        supplied: Full ids of the tasks whose values are supplied. Where one is not among those chosen, its step comes in addition.
+        supplied: The outputs of tasks, and items of them, that are supplied. Where a task is not among those chosen, its step comes in addition.
 
     Returns:
         The plan, in which the step of a supplied task waits for no other task; and the units, by the names of their outermost stages.
@@ -27,13 +30,14 @@ def supply(whole: Plan, chosen: Plan, supplied: Iterable[str]) -> tuple[Plan, fr
     Raises:
         FlowError: Nothing that runs takes what is supplied; or stages were chosen, and one takes it through a task that does not run.
     """
-    given = dict.fromkeys(supplied)
+    given = dict.fromkeys(place.task.full_id for place in supplied)
+    taken = {task.full_id: [place for _, place in places_in(dict(task.parameters))] for task in flow.tasks}
     tasks = {task.id: task for task in whole.tasks}
     unit_of = {stage.name: stage.unit for stage in whole.stages}
     runs = {f"{step.stage}.{step.task}" for step in chosen.steps if step.kind is StepKind.TASK} - given.keys()
-    _refuse_unused(whole, given, runs)
+    _refuse_unused(whole, taken, supplied, runs)
     if not chosen.scratch:
-        _refuse_stale(whole, given, runs)
+        _refuse_stale(whole, taken, supplied, runs)
     scratch = {unit_of[tasks[id].stage] for id in given}
     while True:
         reached = {
@@ -55,36 +59,42 @@ def supply(whole: Plan, chosen: Plan, supplied: Iterable[str]) -> tuple[Plan, fr
     return replace(chosen, steps=contract(tuple(steps), kept)), frozenset(scratch)
 
 
-def _refuse_unused(whole: Plan, given: Iterable[str], runs: set[str]) -> None:
-    upstream = {task.id: task.upstream for task in whole.tasks}
-    taken = {other for id in runs for other in upstream[id]}
-    for id in given:
-        if id not in taken:
+def _refuse_unused(whole: Plan, taken: Mapping[str, Sequence[Place]], given: Sequence[Place], runs: set[str]) -> None:
+    for place in given:
+        if not any(_overlap(place, other) for id in runs for other in taken[id]):
             raise FlowError(
-                f"inputs= supplies what {id} gives, but no task that runs takes it. Choose a stage or task of flow {whole.flow!r} that does, or leave it out.",
+                f"inputs= supplies {place!r}, but no task that runs takes it. Choose a stage or task of flow {whole.flow!r} that does, or leave it out.",
                 flow=whole.flow,
-                task=id,
+                task=place.task.full_id,
             )
 
 
-def _refuse_stale(whole: Plan, given: Iterable[str], runs: set[str]) -> None:
+def _refuse_stale(whole: Plan, taken: Mapping[str, Sequence[Place]], given: Sequence[Place], runs: set[str]) -> None:
     """Refuse stages that would mix what is supplied with what was made from its committed twin. Who names tasks has chosen each of them."""
-    upstream = {task.id: task.upstream for task in whole.tasks}
-    wanted = set(given)
+    supplied = {place.task.full_id for place in given}
     # Wiring order: what comes before a task stands before it.
-    made_from: dict[str, str] = {}
+    made_from: dict[str, Place] = {}
     for task in whole.tasks:
-        source = next(
-            (other if other in wanted else made_from[other] for other in task.upstream if other in wanted or other in made_from), None
-        )
-        if source is not None and task.id not in wanted:
-            made_from[task.id] = source
+        if task.id in supplied:
+            continue
+        sources = [place for other in taken[task.id] for place in given if _overlap(place, other)]
+        sources += [made_from[other.task.full_id] for other in taken[task.id] if other.task.full_id in made_from]
+        if sources:
+            made_from[task.id] = sources[0]
     for id in sorted(runs):
-        stale = next((other for other in upstream[id] if other in made_from and other not in runs), None)
+        stale = next(
+            (other.task.full_id for other in taken[id] if other.task.full_id in made_from and other.task.full_id not in runs), None
+        )
         if stale is not None:
             raise FlowError(
-                f"{id} takes {stale}, which is made from {made_from[stale]} that inputs= supplies, but {stale} is not among what runs. Choose it too, or "
+                f"{id} takes {stale}, which is made from {made_from[stale]!r} that inputs= supplies, but {stale} is not among what runs. Choose it too, or "
                 "supply what it gives.",
                 flow=whole.flow,
                 task=id,
             )
+
+
+def _overlap(one: Place, other: Place) -> bool:
+    """Return whether one is the other, or an item of it."""
+    depth = min(len(one.path), len(other.path))
+    return one.task is other.task and one.path[:depth] == other.path[:depth]

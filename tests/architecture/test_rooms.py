@@ -18,6 +18,7 @@ ROOMS = {
     "numpy": ["pipedag_core/production/blobs.py"],
     "onnx": ["pipedag_core/production/blobs.py"],
     "skops": ["pipedag_core/production/blobs.py"],
+    "kubernetes": ["pipedag_airflow/"],
     "mlflow": ["pipedag_mlflow/"],
     "msgpack": ["pipedag_core/hooks/polars_trace.py"],
     "pandas": ["pipedag_core/hooks/pandas.py"],

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pipedag_core import Blob, Flow, LazyDict, RawSql, Stage, Table, materialize
 from pipedag_core.config.wire import open_session
-from pipedag_core.errors import FlowError, PipedagError, RunError, UnknownItem, UnsupportedValue
+from pipedag_core.errors import FlowError, PipedagError, RunError, UnsupportedValue
 
 calls: Counter[str] = Counter()
 
@@ -285,7 +285,7 @@ def test_stages_that_take_nothing_from_what_is_supplied_are_committed_as_ever(co
         (lambda wired: {make().joined: NEW}, FlowError, "is not part of flow 'supplied'"),
         (lambda wired: {wired.joined: NEW, "features.join": NEW}, FlowError, "twice"),
         (lambda wired: {wired.scores: NEW}, FlowError, "no task that runs takes it"),
-        (lambda wired: {wired.tables["letters"]: NEW}, UnknownItem, "no item 'letters'"),
+        (lambda wired: {wired.tables["letters"]: NEW}, FlowError, r"supplies raw\.read\['letters'\], but no task that runs takes it"),
         (lambda wired: {wired.joined: object()}, UnsupportedValue, "which no hook understands"),
         (lambda wired: {wired.joined: RawSql("SELECT 1")}, UnsupportedValue, "cannot be a RawSql"),
         (lambda wired: {wired.joined: wired.tables}, UnsupportedValue, "Supply a frame"),
@@ -328,7 +328,12 @@ def test_a_selection_that_takes_what_is_supplied_through_something_stale_is_refu
         with Stage("last"):
             both(joined, tables["numbers"])
     flow.run(config=config)
-    with pytest.raises(FlowError, match=r"last\.both takes features\.join, which is made from raw\.read that inputs= supplies"):
+    # The other item has nothing to do with it.
+    result = flow.run("features", config=config, inputs={tables["words"]: pl.DataFrame({"i": [1], "w": ["z"]})})
+    assert result.successful
+    with pytest.raises(
+        FlowError, match=r"last\.both takes features\.join, which is made from raw\.read\['numbers'\] that inputs= supplies"
+    ):
         flow.run("last", config=config, inputs={tables["numbers"]: NEW})
 
 

@@ -318,6 +318,19 @@ def test_tables_without_a_key_that_hold_lists_are_compared_in_order():
     assert compare_tables(table, table.take([1, 0]), 0.0, {}).problem
 
 
+@pytest.mark.parametrize("key", [(), ("id",)])
+def test_text_in_views_is_compared_as_any_other(key):
+    lists = pa.array([["a"], None], pa.list_(pa.string_view()))
+    before = pa.table(
+        {"id": [1, 2], "text": pa.array(["a", None], pa.string_view()), "raw": pa.array([b"a", b"b"], pa.binary_view()), "lists": lists}
+    )
+    plain = pa.schema([("id", pa.int64()), ("text", pa.string()), ("raw", pa.binary()), ("lists", pa.list_(pa.string()))])
+    same = compare_tables(before, before.cast(plain), 0, {}, key)
+    assert (same.problem, same.rows) == ("", 2)
+    other = before.set_column(1, "text", pa.array(["b", None], pa.string_view()))
+    assert "1 of 2 rows differ, in 'text'" in compare_tables(before, other, 0, {}, key).problem
+
+
 def test_text_with_dictionaries_is_compared_by_value():
     one, two = pa.array(["a", "b"]).dictionary_encode(), pa.array(["b", "a"]).dictionary_encode().take([1, 0])
     assert not compare_tables(pa.table({"id": [1, 2], "x": one}), pa.table({"id": [1, 2], "x": two}), 0.0, {}, ("id",)).problem
