@@ -153,6 +153,11 @@ def outlets_of(plan: Plan, commit: Step) -> tuple[str, ...]:
     )
 
 
+def _after_others(opening: Step) -> dict[str, Any]:
+    # Stages that were not chosen for a run are skipped; those after them run all the same.
+    return {"trigger_rule": "none_failed"} if opening.upstream else {}
+
+
 def _by_stage(plan: Plan, options: Options) -> Layout:
     ids = Ids()
     nodes: list[Node] = []
@@ -167,7 +172,7 @@ def _by_stage(plan: Plan, options: Options) -> Layout:
                 (),
                 f"stage:{step.stage}",
                 display=f"stage {step.stage}",
-                arguments=options.of(None, None, step.stage),
+                arguments={**_after_others(step), **options.of(None, None, step.stage)},
                 outlets=outlets_of(plan, commit),
             )
             nodes.append(node)
@@ -209,14 +214,11 @@ class _ByTask:
                 assert step.stage is not None
                 assert step.task is not None
                 given[step.id] = self._space(self._path[step.stage]).give(step.task)
-        opens: list[Node] = []
         closes: list[Node] = []
         for unit in [step for step in self._plan.steps if step.kind is StepKind.OPEN]:
             assert unit.stage is not None
-            opened, closed = self._unit(unit, unit.stage, given)
-            opens.append(opened)
-            closes.append(closed)
-        setups = tuple(node.full_id for node in opens)
+            closes.append(self._unit(unit, unit.stage, given))
+        # Not the teardown of every opening: clearing a task would then open all stages before it again, and skipping one would skip all after it.
         finish = Node(
             self._space(()).give("finish_run"),
             (),
@@ -224,7 +226,6 @@ class _ByTask:
             Role.TEARDOWN,
             "finish the run",
             arguments=self._options.of(self._plan.step("finish"), None, None),
-            setups=setups,
         )
         self._nodes.append(finish)
         self._edges.append(Edge(tuple(node.full_id for node in closes), (finish.full_id,)))
@@ -233,12 +234,19 @@ class _ByTask:
     def _space(self, path: tuple[str, ...]) -> Ids:
         return self._ids.setdefault(path, Ids())
 
-    def _unit(self, step: Step, stage: str, given: Mapping[str, str]) -> tuple[Node, Node]:
+    def _unit(self, step: Step, stage: str, given: Mapping[str, str]) -> Node:
         path = self._path[stage]
         ids = self._space(path)
         commit_step = self._plan.step(f"commit:{stage}")
         own = [item for item in self._plan.steps if item.kind is StepKind.TASK and item.stage in self._plan.unit(stage)]
-        opened = Node(ids.give("open_stage"), path, step.id, Role.SETUP, f"open {stage}", arguments=self._options.of(step, None, stage))
+        opened = Node(
+            ids.give("open_stage"),
+            path,
+            step.id,
+            Role.SETUP,
+            f"open {stage}",
+            arguments={**_after_others(step), **self._options.of(step, None, stage)},
+        )
         self._add(step.id, opened)
         for item in own:
             task = self._tasks[f"{item.stage}.{item.task}"]
@@ -263,7 +271,7 @@ class _ByTask:
         )
         self._nodes.append(closed)
         self._connect(step, own, commit_step, closed)
-        return opened, closed
+        return closed
 
     def _task(self, step: Step, task: PlanTask, id: str) -> Node:
         display = "" if task.task == id else task.task

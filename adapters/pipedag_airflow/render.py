@@ -112,7 +112,15 @@ def _flat(value: Any) -> str:
             return f"[{', '.join(_flat(item) for item in value)}]"
         case tuple() if value:
             return f"({', '.join(_flat(item) for item in value)}{',' if len(value) == 1 else ''})"
-    return literal(value)
+    return (
+        literal(value)
+        if not isinstance(value, (Mapping, list, tuple))
+        else "{}"
+        if isinstance(value, Mapping)
+        else "[]"
+        if isinstance(value, list)
+        else "()"
+    )
 
 
 def _text(value: str) -> str:
@@ -169,7 +177,7 @@ class _Writer:
         if "Path(" in everything:
             first.append("from pathlib import Path")
         lines += [*first, ""] if first else []
-        lines += [*imports, "", f"from pipedag_airflow.operators import {self._file.operator}, run_params", ""]
+        lines += [*imports, f"from pipedag_airflow.operators import {self._file.operator}, run_params", ""]
         lines += [flow, "", dag, *body]
         return "\n".join(lines) + "\n"
 

@@ -252,7 +252,11 @@ class Worker:
             # An interruption or a timeout of Airflow's: the work must not go on alone.
             self.stop()
             raise
-        listener.join(_GRACE_S)
+        finally:
+            listener.join(_GRACE_S)
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
         return code, out, list(tail)
 
     def _drift(self) -> str:

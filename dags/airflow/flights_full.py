@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from airflow.sdk import DAG, Asset, TaskGroup
-
 from pipedag_airflow.operators import PipedagStepOperator, run_params
 
 FLOW = {
@@ -80,6 +79,7 @@ with DAG(
             task_id="open_stage",
             step="open:02_early_cleaning",
             task_display_name="open 02_early_cleaning",
+            trigger_rule="none_failed",
         ).as_setup()
         s02_early_cleaning__clean = PipedagStepOperator(
             task_id="clean",
@@ -130,6 +130,7 @@ with DAG(
             task_id="open_stage",
             step="open:03_economic_representation",
             task_display_name="open 03_economic_representation",
+            trigger_rule="none_failed",
         ).as_setup()
         s03_economic_representation__mark_train_test_set = PipedagStepOperator(
             task_id="mark_train_test_set",
@@ -196,6 +197,7 @@ with DAG(
             task_id="open_stage",
             step="open:04_features",
             task_display_name="open 04_features",
+            trigger_rule="none_failed",
         ).as_setup()
         s04_features__features = PipedagStepOperator(
             task_id="features",
@@ -273,6 +275,7 @@ with DAG(
             task_id="open_stage",
             step="open:05_model_training",
             task_display_name="open 05_model_training",
+            trigger_rule="none_failed",
         ).as_setup()
         s05_model_training__model_encoding = PipedagStepOperator(
             task_id="model_encoding",
@@ -317,6 +320,7 @@ with DAG(
             task_id="open_stage",
             step="open:06_model_evaluation",
             task_display_name="open 06_model_evaluation",
+            trigger_rule="none_failed",
         ).as_setup()
         s06_model_evaluation__model_encoding = PipedagStepOperator(
             task_id="model_encoding",
@@ -392,16 +396,7 @@ with DAG(
         task_id="finish_run",
         step="finish",
         task_display_name="finish the run",
-    ).as_teardown(
-        setups=[
-            s01_raw_input__open_stage,
-            s02_early_cleaning__open_stage,
-            s03_economic_representation__open_stage,
-            s04_features__open_stage,
-            s05_model_training__open_stage,
-            s06_model_evaluation__open_stage,
-        ],
-    )
+    ).as_teardown()
 
     s01_raw_input__commit_stage >> s02_early_cleaning__open_stage
     s02_early_cleaning__commit_stage >> s03_economic_representation__open_stage

@@ -27,6 +27,10 @@ def obey(name):
     if (HERE / f"{name}.fails_once").exists():
         (HERE / f"{name}.fails_once").unlink()
         raise ValueError(f"{name} was told to fail once")
+    if (HERE / f"{name}.hangs").exists():
+        (HERE / f"{name}.pid").write_text(str(os.getpid()))
+        while (HERE / f"{name}.hangs").exists():
+            time.sleep(0.1)
 
 
 @materialize(version="1.0")
@@ -57,6 +61,14 @@ with Flow("small") as flow:
     with Stage("features"):
         total(doubled(table))
 '''
+
+#: The same with a second stage that depends on no other.
+TWO = SMALL.replace(
+    """    with Stage("features"):""",
+    """    with Stage("beside"):
+        numbers()
+    with Stage("features"):""",
+)
 
 PARQUET = """
 name: small

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 
 from pipedag_core import PipedagConfig
+from pipedag_core.config.wire import open_catalog
 from tests.adapters.airflow import flows
 
 pytestmark = pytest.mark.usefixtures("modules")
@@ -52,6 +55,28 @@ def shown(project, tables_of):
     }
 
 
+@pytest.fixture
+def told(caplog, capfd):
+    """All that was logged or written up to now: Airflow does both."""
+    heard = []
+
+    def read():
+        out, err = capfd.readouterr()
+        heard.extend([out, err])
+        return "".join([*heard, caplog.text])
+
+    return read
+
+
+@contextmanager
+def catalog_of(project):
+    catalog = open_catalog(PipedagConfig(project / "pipedag.yaml").get("full", "small"))
+    try:
+        yield catalog
+    finally:
+        catalog.close()
+
+
 def test_a_dag_makes_the_tables_of_its_flow_and_the_second_run_finds_them(project, dag, run_dag, tables_of):
     made = dag()
     done, tasks = run_dag(made)
@@ -65,3 +90,211 @@ def test_a_dag_makes_the_tables_of_its_flow_and_the_second_run_finds_them(projec
     done, tasks = run_dag(made)
     assert str(done.state) == "success"
     assert calls(project) == ["numbers", "total"]
+
+
+@pytest.mark.parametrize(("granularity", "operators"), [("stage", {"raw", "features", "finish_run"}), ("flow", {"small"})])
+def test_larger_operators_make_the_same_tables(project, dag, run_dag, tables_of, granularity, operators):
+    done, tasks = run_dag(dag("--granularity", granularity))
+    assert (str(done.state), set(tasks)) == ("success", operators)
+    assert shown(project, tables_of)["features"]["total"] == [{"total": 12}]
+    assert calls(project) == ["numbers", "total"]
+    assert len(xcom(tasks[min(operators)])["run_id"]) == len("airflow-") + 24
+
+
+def test_a_failing_task_fails_the_run_and_gives_its_stage_back(project, dag, run_dag):
+    (project / "total.fails").touch()
+    done, tasks = run_dag(dag())
+    assert str(done.state) == "failed"
+    assert states(tasks) == {
+        "raw.open_stage": "success",
+        "raw.numbers": "success",
+        "raw.commit_stage": "success",
+        "raw.close_stage": "success",
+        "features.open_stage": "success",
+        "features.doubled": "success",
+        "features.total": "failed",
+        "features.commit_stage": "upstream_failed",
+        "features.close_stage": "success",
+        "finish_run": "success",
+    }
+    assert xcom(tasks["raw.close_stage"])["reason"] == "nothing was open"
+    assert xcom(tasks["features.close_stage"])["reason"] == "features g1 given up"
+    assert xcom(tasks["finish_run"])["reason"] == "failed"
+    with catalog_of(project) as catalog:
+        assert catalog.leases() == []
+        assert [(row.state, row.info.external_id) for row in catalog.runs()] == [("failed", f"small_full/{done.run_id}")]
+
+
+@pytest.mark.parametrize("granularity", ["stage", "flow"])
+def test_a_larger_operator_that_fails_at_last_leaves_nothing_open(project, dag, run_dag, granularity):
+    (project / "total.fails").touch()
+    done, _ = run_dag(dag("--granularity", granularity))
+    assert str(done.state) == "failed"
+    with catalog_of(project) as catalog:
+        assert catalog.leases() == []
+        assert {(row.stage, row.state) for row in catalog.generations()} == {("raw", "committed"), ("features", "failed")}
+
+
+def test_the_report_is_small_and_says_what_happened(project, dag, run_dag):
+    made = dag()
+    _, first = run_dag(made)
+    _, second = run_dag(made)
+    report = xcom(first["raw.numbers"])
+    assert (report["outcome"], report["rows"], report["tables"]) == ("ran", 3, ["numbers"])
+    assert xcom(second["raw.numbers"])["outcome"] == "cached"
+    assert (xcom(first["raw.commit_stage"])["changed"], xcom(second["raw.commit_stage"])["changed"]) == (1, 0)
+    assert xcom(second["features.commit_stage"])["outcome"] == "unchanged"
+
+
+def test_the_mode_is_a_parameter_of_the_run(project, dag, run_dag):
+    made = dag()
+    run_dag(made)
+    done, _ = run_dag(made, run_conf={"cache_validation_mode": "force_cache_invalid"})
+    assert str(done.state) == "success"
+    assert calls(project) == ["numbers", "total"] * 2
+
+
+def test_some_stages_may_be_chosen_for_a_run(project, dag, run_dag):
+    made = dag()
+    run_dag(made)
+    done, tasks = run_dag(made, run_conf={"stages": ["features"], "cache_validation_mode": "force_cache_invalid"})
+    assert str(done.state) == "success"
+    assert {id for id, state in states(tasks).items() if state == "skipped"} == {id for id in tasks if id.startswith("raw.")}
+    assert calls(project) == ["numbers", "total", "total"]
+    assert xcom(tasks["finish_run"])["reason"] == "succeeded"
+
+
+def test_another_interpreter_does_the_work(project, dag, run_dag, tables_of):
+    import sys
+
+    done, tasks = run_dag(dag("--python", sys.executable))
+    assert str(done.state) == "success"
+    assert shown(project, tables_of)["features"]["total"] == [{"total": 12}]
+    assert xcom(tasks["raw.numbers"])["rows"] == 3
+    assert "small_flow" not in sys.modules
+
+
+def test_a_command_that_fails_shows_its_last_lines(project, dag, run_dag, told):
+    import sys
+
+    (project / "numbers.fails").touch()
+    done, tasks = run_dag(dag("--command", f"{sys.executable} -m pipedag_core.cli"))
+    assert (str(done.state), str(tasks["raw.numbers"].state)) == ("failed", "failed")
+    assert "ValueError: numbers was told to fail" in told()
+    with catalog_of(project) as catalog:
+        assert catalog.leases() == []
+
+
+@pytest.mark.parametrize("python", [False, True])
+def test_code_that_is_wired_differently_is_refused_at_once(project, dag, run_dag, told, python):
+    import sys
+
+    made = dag(*(["--python", sys.executable] if python else []))
+    source = (project / "small_flow.py").read_text()
+    (project / "small_flow.py").write_text(source.replace("total(doubled(table))", "total(doubled(doubled(table)))"))
+    for task in made.tasks:
+        task.retries = 5
+    done, tasks = run_dag(made)
+    assert (str(done.state), str(tasks["raw.open_stage"].state)) == ("failed", "failed")
+    assert "task:features.doubled_2" in told()
+    assert "Generate the DAG file again" in told() or "as its header says" in told()
+    for task in made.tasks:
+        task.allow_drift, task.retries = True, 0
+    done, tasks = run_dag(made)
+    # What the code has more than the DAG is missed by the task that needs it.
+    assert states(tasks)["raw.commit_stage"] == "success"
+    assert states(tasks)["features.total"] == "failed"
+
+
+def test_an_unknown_instance_is_not_tried_again(project, dag, run_dag, told):
+    made = dag()
+    for task in made.tasks:
+        task.retries, task.instance = 5, "fool"
+    done, tasks = run_dag(made)
+    assert (str(done.state), str(tasks["raw.open_stage"].state)) == ("failed", "failed")
+    assert "There are: full." in told()
+
+
+def test_a_step_that_has_to_wait_comes_back_later(project, dag, run_dag, told):
+    import threading
+
+    from pipedag_core.runner import execute_reference
+
+    made = dag()
+    for task in made.tasks:
+        task.wait_interval = 0.5
+    config = PipedagConfig(project / "pipedag.yaml")
+    flow = f"{project / 'small_flow.py'}:flow"
+
+    def other(step):
+        return execute_reference(flow, step, run_id="other", instance="full", config=config)
+
+    assert other("open:raw").outcome.value == "opened"
+    timer = threading.Timer(4.0, lambda: other("finish"))
+    timer.start()
+    try:
+        done, tasks = run_dag(made)
+    finally:
+        timer.join()
+    assert (str(done.state), tasks["raw.open_stage"].try_number) == ("success", 1)
+    assert "the slot is free until then" in told()
+
+
+def asset_events(dag_id):
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        rows = session.execute(
+            select(AssetModel.uri, AssetEvent.extra)
+            .join(AssetModel, AssetModel.id == AssetEvent.asset_id)
+            .where(AssetEvent.source_dag_id == dag_id)
+            .order_by(AssetEvent.id)
+        )
+        found = {}
+        for uri, extra in rows:
+            found.setdefault(uri.removeprefix("x-pipedag://"), []).append(extra)
+        return found
+
+
+@pytest.mark.parametrize(("events", "second"), [("always", 3), ("changed", 0)])
+def test_tables_are_assets_whose_events_come_with_the_commit(project, dag, run_dag, events, second):
+    made = dag("--events", events, "--dag-id", f"events_{events}")
+    run_dag(made)
+    found = asset_events(f"events_{events}")
+    assert set(found) == {"small/full/raw/numbers", "small/full/features/doubled", "small/full/features/total"}
+    (extra,) = found["small/full/raw/numbers"]
+    assert (extra["rows"], extra["changed"], extra["generation"], bool(extra["identity"])) == (3, True, 1, True)
+    assert extra["run_id"].startswith("airflow-")
+    run_dag(made)
+    again = [extra for extras in asset_events(f"events_{events}").values() for extra in extras[1:]]
+    assert len(again) == second
+    assert {extra["changed"] for extra in again} <= {False}
+
+
+def test_the_url_of_the_store_can_come_from_a_connection(project, dag, run_dag, postgres_url, schema_prefix, monkeypatch):
+    (project / "pipedag.yaml").write_text(
+        f"""
+name: small
+instances:
+  full:
+    table_store:
+      class: sql
+      args: {{url: "{{$STORE_URL}}", schema_prefix: "{schema_prefix}{{instance_id}}_"}}
+    blob_store:
+      class: file
+      args: {{base_path: "blobs/{{instance_id}}"}}
+"""
+    )
+    monkeypatch.setenv("STORE_URL", postgres_url)
+    made = dag("--connection", "STORE_URL=warehouse", "--dag-id", "by_connection")
+    monkeypatch.delenv("STORE_URL")
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", postgres_url)
+    done, _ = run_dag(made)
+    assert str(done.state) == "success"
+    assert "STORE_URL" not in __import__("os").environ
+    assert postgres_url not in (project / "dags" / "by_connection.py").read_text()
+    monkeypatch.setenv("STORE_URL", postgres_url)
+    with catalog_of(project) as catalog:
+        assert set(catalog.shown()["features"]) == {"doubled", "total"}
