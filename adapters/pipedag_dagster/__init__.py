@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipedag_dagster.automation import eager_when_changed as eager_when_changed
+    from pipedag_dagster.component import PipedagFlowComponent as PipedagFlowComponent
     from pipedag_dagster.definitions import build_assets as build_assets
     from pipedag_dagster.definitions import build_definitions as build_definitions
     from pipedag_dagster.props import TableProps as TableProps
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pipedag_dagster.translator import PipedagTranslator as PipedagTranslator
 
 _HOME = {
+    "PipedagFlowComponent": "component",
     "PipedagIOManager": "resource",
     "PipedagResource": "resource",
     "PipedagTranslator": "translator",
@@ -28,6 +30,7 @@ _HOME = {
 }
 
 __all__ = [
+    "PipedagFlowComponent",
     "PipedagIOManager",
     "PipedagResource",
     "PipedagTranslator",
