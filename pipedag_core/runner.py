@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from importlib import import_module
 from inspect import isclass, signature
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +20,10 @@ from pipedag_core.config.registry import ENGINES
 from pipedag_core.config.settings import PartSettings
 from pipedag_core.config.wire import open_catalog, open_engine, open_session
 from pipedag_core.define.context import executing
-from pipedag_core.define.flow import Flow
+from pipedag_core.define.flow import Flow, Stage
 from pipedag_core.define.refs import Reference
+from pipedag_core.define.task import materialize
+from pipedag_core.define.values import Blob, Table
 from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, RunError, StoredDataMissing
 from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
@@ -38,7 +41,7 @@ from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper, taking_part
 from pipedag_core.run.one_stage import carry_out_stage
-from pipedag_core.run.result import Result, fetch, read_first_rows
+from pipedag_core.run.result import Result, fetch, load_value, read_first_rows
 from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
@@ -365,6 +368,82 @@ def output_from_store(
             return fetch(session, Run(info, options), plan, reference, as_type, "get_output_from_store")
         finally:
             session.catalog.finish_run(info.run_id, "succeeded")
+
+
+def put_table(
+    stage: str,
+    name: str,
+    value: Any,
+    *,
+    config: PipedagConfig | ConfigContext | None = None,
+    instance: str | None = None,
+    note: str = "",
+    external_id: str = "",
+) -> StageReport:
+    """Write one table, or other object, that no flow makes, and commit its stage with it; what else the stage holds stays.
+
+    Args:
+        stage: Name of the stage. A flow that has a stage of this name replaces all of it with its next commit.
+        name: Readable name of the table.
+        value: A frame of any library, a query, a `Table`, or any other object, which is kept as a blob.
+        config, instance: As in `run_flow`.
+        note: Who is at work, for those who wait for a lease.
+        external_id: The orchestrator's own id of what writes it.
+
+    Returns:
+        What became of it. What failed is in its reports and is not raised.
+    """
+    context = configuration(config, instance, None)
+    with Flow("put") as flow, Stage(stage) as made:
+
+        @materialize(name=name)
+        def put() -> Any:
+            return _kept(context, value)
+
+        put()
+    plan = compile_flow(flow, context.instance_name)
+    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, this_process(note or f"put {stage}.{name}"), context.lease_ttl)
+    with open_session(context) as session:
+        session.catalog.begin_run(replace(info, external_id=external_id))
+        run = Run(info, RunOptions(), memory=RunMemory(session.catalog, info.run_id, remembers=True))
+        with heartbeat(session, run):
+            engine = choose_engine(context, "sequential", {})
+            tasks = [task.id for task in plan.tasks]
+            report = carry_out_stage(session, run, flow, plan, made.name, engine, tasks=tasks, fail_fast=True, keep_others=True)
+            state = "succeeded" if report.is_committed else "failed"
+            steps.execute_step(session, run, flow, plan, plan.step("finish"), state=state)
+    return report
+
+
+def _kept(context: ConfigContext, value: Any) -> Any:
+    """Return a value as a task returns it: as it is where some library's hook takes it for a table, else as a blob."""
+    if isinstance(value, (Table, Blob)):
+        return value
+    hooks = import_module("pipedag_core.hooks.registry").Hooks(args={}, extra=dict(context.table_hooks))
+    # A text would be taken for a query.
+    return Blob(value) if isinstance(value, str) or hooks.for_object(value) is None else Table(value)
+
+
+def stored_value(
+    stage: str, name: str, as_type: Any = None, *, config: PipedagConfig | ConfigContext | None = None, instance: str | None = None
+) -> Any:
+    """Return a committed table, as the type asked for (by default `pyarrow.Table`), or what a committed blob holds.
+
+    Raises:
+        ConfigError: There is no such table; or tables cannot be had as `as_type`.
+        StoredDataMissing: Its data is gone.
+    """
+    context = configuration(config, instance, None)
+    where, wanted = normalize(stage, "stage name"), normalize(name, "table name")
+    with open_session(context) as session:
+        entries = session.catalog.shown().get(where, {})
+        if wanted not in entries:
+            near = get_close_matches(wanted, list(entries), n=3)
+            hint = f"Did you mean {', '.join(near)}?" if near else f"It has: {', '.join(list(entries)[:20]) or 'none'}."
+            raise ConfigError(
+                f"Stage {where!r} of instance {context.instance_name!r} has no committed table {wanted!r}. {hint}", table=wanted
+            )
+        return load_value(session, entries[wanted], as_type, None)
 
 
 def first_rows(config: PipedagConfig | ConfigContext | None, tables: Sequence[StoredTable], limit: int) -> Mapping[str, list[list[Any]]]:

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipedag_dagster.automation import eager_when_changed as eager_when_changed
+    from pipedag_dagster.component import PipedagFlowComponent as PipedagFlowComponent
     from pipedag_dagster.definitions import build_assets as build_assets
     from pipedag_dagster.definitions import build_definitions as build_definitions
     from pipedag_dagster.props import TableProps as TableProps
+    from pipedag_dagster.resource import PipedagIOManager as PipedagIOManager
+    from pipedag_dagster.resource import PipedagResource as PipedagResource
     from pipedag_dagster.translator import PipedagTranslator as PipedagTranslator
 
 _HOME = {
+    "PipedagFlowComponent": "component",
+    "PipedagIOManager": "resource",
+    "PipedagResource": "resource",
     "PipedagTranslator": "translator",
     "TableProps": "props",
     "build_assets": "definitions",
@@ -23,7 +29,16 @@ _HOME = {
     "eager_when_changed": "automation",
 }
 
-__all__ = ["PipedagTranslator", "TableProps", "build_assets", "build_definitions", "eager_when_changed"]
+__all__ = [
+    "PipedagFlowComponent",
+    "PipedagIOManager",
+    "PipedagResource",
+    "PipedagTranslator",
+    "TableProps",
+    "build_assets",
+    "build_definitions",
+    "eager_when_changed",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -91,9 +91,29 @@ def build_definitions(
         ConfigError, PlanMismatch, DuplicateName: As for `build_assets`; and ConfigError if there is no such stage or tag.
     """
     job = make_job(flow, instance, plan, learn, config, translator, deployment, preview_rows)
-    assets = stage_assets(job, StepOptions(retry_policy, op_tags or {}, pool))
+    return definitions_of(
+        job,
+        options=StepOptions(retry_policy, op_tags or {}, pool),
+        jobs=jobs,
+        schedules=schedules or {},
+        timezone=timezone,
+        report_outside_runs=report_outside_runs,
+    )
+
+
+def definitions_of(
+    job: FlowJob,
+    *,
+    options: StepOptions | None = None,
+    jobs: Sequence[str] = (),
+    schedules: Mapping[str, str] | None = None,
+    timezone: str | None = None,
+    report_outside_runs: bool = False,
+) -> dg.Definitions:
+    """Return the definitions of a flow whose plan is at hand; arguments as for `build_definitions`."""
     made, planned = flow_jobs(job, jobs, schedules or {}, timezone)
     sensors = [outside_runs_sensor(job, running=report_outside_runs), *finish_sensors(job)]
+    assets = stage_assets(job, options or StepOptions())
     return dg.Definitions(assets=assets, jobs=made, schedules=planned, sensors=sensors)
 
 
@@ -113,11 +133,27 @@ def make_job(
     """Return what ops need to know of a flow; arguments as for `build_assets`."""
     given = PipedagConfig(config) if isinstance(config, (str, Path)) else config
     state, context = _state_and_settings(flow, instance, plan, learn, given)
-    chosen = translator or PipedagTranslator()
-    tables = _by_key(known_tables(state, context), chosen)
-    where = deployment or os.environ.get("DAGSTER_CLOUD_DEPLOYMENT_NAME", "")
     code = flow if isinstance(flow, Flow) else None
-    return FlowJob(state.plan, context, code, chosen, tables, _dependencies(state, tables), where, preview_rows)
+    return job_of(state, context, translator or PipedagTranslator(), code=code, deployment=deployment, preview_rows=preview_rows)
+
+
+def job_of(
+    state: FlowState,
+    context: ConfigContext,
+    translator: PipedagTranslator,
+    *,
+    code: Flow | None = None,
+    deployment: str | None = None,
+    preview_rows: int = 0,
+) -> FlowJob:
+    """Return what ops need to know of a flow whose plan is at hand; arguments as for `build_assets`.
+
+    Raises:
+        DuplicateName: Two tables want one asset key.
+    """
+    tables = _by_key(known_tables(state, context), translator)
+    where = deployment or os.environ.get("DAGSTER_CLOUD_DEPLOYMENT_NAME", "")
+    return FlowJob(state.plan, context, code, translator, tables, _dependencies(state, tables), where, preview_rows)
 
 
 def _state_and_settings(

@@ -65,20 +65,24 @@ def _tag(context: dg.AssetExecutionContext, job: FlowJob, run_id: str) -> None:
 
 
 def _results(context: dg.AssetExecutionContext, job: FlowJob, report: StageReport, selected: AbstractSet[dg.AssetKey]) -> Iterator[Any]:
-    """Yield what became of the tables, upstream tables first, as Dagster notes with each one which versions of the others it was made from."""
+    """Yield, or log, what became of the tables; upstream tables first, as Dagster notes with each one which versions of the others it was made from.
+
+    A result is yielded where another step waits for it, or a check is to be reported with it. A materialization that is logged says the same for
+    less than half of the time, since Dagster handles an output for the other one as well. Logged are also tables that were not asked for, but ran
+    with what was, or because nothing was committed of them, and tables whose names the plan does not know.
+    """
     done = {f"{item.stage}.{item.task}": item for item in report.reports if item.task is not None}
+    graph = context.job_def.asset_layer.asset_graph
+    own = set(job.keys_of(report.stages[0]))
     versions: dict[dg.AssetKey, str] = {}
     for key, told_of in told(job, report, done):
         versions[key] = told_of.data_version.value
-        if key in selected:
-            yield dg.MaterializeResult(
-                asset_key=key,
-                metadata=told_of.metadata,
-                data_version=told_of.data_version,
-                check_results=passed(key, job.tables[key], context.selected_asset_check_keys) if key in job.tables else (),
-            )
-        elif told_of.task in done:
-            # It was not asked for, but ran with what was, or because nothing was committed of it; or the plan does not know its name.
+        if key not in selected and told_of.task not in done:
+            continue
+        checks = passed(key, job.tables[key], context.selected_asset_check_keys) if key in job.tables and key in selected else []
+        if checks or (key in selected and graph.get(key).child_keys - own):
+            yield dg.MaterializeResult(asset_key=key, metadata=told_of.metadata, data_version=told_of.data_version, check_results=checks)
+        else:
             tags = provenance(context.instance, job, key, versions, context.run.run_id)
             context.log_event(dg.AssetMaterialization(key, metadata=told_of.metadata, tags=tags))
 

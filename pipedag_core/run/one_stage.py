@@ -26,7 +26,16 @@ NOT_CHOSEN = "not chosen, as committed"
 
 
 def carry_out_stage(
-    session: Session, run: Run, flow: Flow, plan: Plan, stage: str, engine: Engine, *, tasks: Iterable[str] | None, fail_fast: bool
+    session: Session,
+    run: Run,
+    flow: Flow,
+    plan: Plan,
+    stage: str,
+    engine: Engine,
+    *,
+    tasks: Iterable[str] | None,
+    fail_fast: bool,
+    keep_others: bool = False,
 ) -> StageReport:
     """Open a stage, run its tasks, and commit it with all stages that are committed with it.
 
@@ -38,6 +47,7 @@ def carry_out_stage(
         tasks: Full ids of the tasks to run. Their dependents within the unit run too; the rest keeps the results that are committed, and runs only
             where there is none for the wiring as it is now, or its data is gone. None: all.
         fail_fast: Start nothing more after the first failure.
+        keep_others: With `tasks`, keep also what is committed of tasks that the plan does not know; else a commit makes it vanish.
 
     Returns:
         What became of it. After a failure the lease is given back and readers see what they saw before.
@@ -58,6 +68,8 @@ def carry_out_stage(
                 reports += [steps.skip_step(session, run, step, plan.step(failed.step)) for step in skipped]
             else:
                 chosen = point_rest(session, run, plan, unit, frozenset(tasks))
+                if keep_others:
+                    _keep_others(session, run, plan, unit)
                 left = [step for step in mine if step.kind is StepKind.COMMIT or f"{step.stage}.{step.task}" in chosen]
                 reports += _run_steps(session, run, flow, plan, left, engine, fail_fast=fail_fast)
     except BaseException:
@@ -133,6 +145,21 @@ def point_rest(session: Session, run: Run, plan: Plan, unit: Sequence[str], chos
     if records:
         session.catalog.record_all(run.id, records)
     return running
+
+
+def _keep_others(session: Session, run: Run, plan: Plan, unit: Sequence[str]) -> None:
+    """Let open generations point to what is committed of tasks that are not in the plan."""
+    own = {(task.stage, task.task) for task in plan.tasks}
+    for stage in unit:
+        number = session.catalog.current(stage)
+        results: Sequence[TaskResult] = () if number is None else session.catalog.results(stage, number)
+        records = [
+            Record(run.open[stage], replace(result, outcome=Outcome.CACHED.value, reason=NOT_CHOSEN, seconds=0.0))
+            for result in results
+            if (stage, result.task) not in own
+        ]
+        if records:
+            session.catalog.record_all(run.id, records)
 
 
 def _committed(session: Session, run: Run, stage: str, tasks: Sequence[PlanTask]) -> dict[str, TaskResult]:
