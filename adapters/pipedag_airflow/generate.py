@@ -201,8 +201,8 @@ def _flow_arguments(request: Request, plan: Plan) -> dict[str, Any]:
     if re.search(r"\w\.py:", request.flow) and Path(request.flow.rpartition(":")[0]).is_absolute():
         raise ConfigError(f"{request.flow!r} is a path on this machine only. Name the file relative to the project's folder.")
     found: dict[str, Any] = {"flow": request.flow, "instance": plan.instance, "digest": plan.digest}
-    # The file may be moved together with the project, as DAG bundles are.
-    found["project"] = Code(f"str((Path(__file__).parent / {_quoted(Path(project).as_posix())}).resolve())")
+    # The file may be moved together with the project, as DAG bundles are, without being another version of the DAG to Airflow.
+    found["project"] = Path(project).as_posix()
     if request.config is not None:
         found["config"] = Path(os.path.relpath(request.config.resolve(), (request.project or Path.cwd()).resolve())).as_posix()
     for name in ("python", "command", "connections", "environment"):

@@ -80,7 +80,8 @@ class PipedagStepOperator(BaseOperator):
         instance: Name of the instance.
         digest: Digest of the plan that the DAG was made from; a flow that is wired differently is refused. None: any wiring will do.
         allow_drift: Carry out what the code says now, whatever the digest.
-        project: Folder in which the flow's code and its `pipedag.yaml` are; it is importable, and commands run in it.
+        project: Folder in which the flow's code and its `pipedag.yaml` are; it is importable, and commands run in it. A relative
+            path begins at the folder of the DAG file.
         config: Path of the configuration, if it is not to be looked for. Relative to `project`.
         python: Interpreter with the flow's own dependencies; without it (and `command`) the worker's own interpreter does the work, in-process.
         command: Instead of `python`: the words before `step ...`, such as `["docker", "run", "--rm", "image", "pipedag"]`, or one text.

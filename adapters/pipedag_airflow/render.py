@@ -174,8 +174,6 @@ class _Writer:
         flow = f"FLOW = {literal(self._file.flow)}"
         everything = "\n".join([dag, flow, *body])
         first = [f"import {name}" for name in ("datetime",) if f"{name}." in everything]
-        if "Path(" in everything:
-            first.append("from pathlib import Path")
         lines += [*first, ""] if first else []
         lines += [*imports, f"from pipedag_airflow.operators import {self._file.operator}, run_params", ""]
         lines += [flow, "", dag, *body]

@@ -171,7 +171,7 @@ class Worker:
         from pipedag_core.runner import execute_reference
 
         operator = self._operator
-        project = Path(operator.project).resolve() if operator.project else None
+        project = project_of(operator)
         if project is not None and str(project) not in sys.path:
             sys.path.insert(0, str(project))
         try:
@@ -196,9 +196,10 @@ class Worker:
         command = self.command(step)
         log.info("$ %s", shlex.join(command))
         environment = dict(os.environ)
-        if self._operator.project:
+        project = project_of(self._operator)
+        if project is not None:
             path = environment.get("PYTHONPATH")
-            environment["PYTHONPATH"] = os.pathsep.join([self._operator.project, *([path] if path else [])])
+            environment["PYTHONPATH"] = os.pathsep.join([str(project), *([path] if path else [])])
         code, out, tail = self._run(command, environment)
         report = _last_report(out)
         if code == _WAITING and report is not None:
@@ -219,7 +220,7 @@ class Worker:
         try:
             process = subprocess.Popen(  # noqa: S603 -- the words are those of whoever wrote the DAG
                 command,
-                cwd=self._operator.project,
+                cwd=project_of(self._operator),
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -266,7 +267,7 @@ class Worker:
             return ""
         words = [*self._first_words(), "plan", operator.flow, "--json", *_options_of(operator)]
         with suppress(OSError, ValueError, subprocess.SubprocessError, KeyError, TypeError):
-            done = subprocess.run(words, cwd=operator.project, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603 -- as above
+            done = subprocess.run(words, cwd=project_of(operator), capture_output=True, text=True, timeout=120, check=False)  # noqa: S603 -- as above
             found = json.loads(done.stdout)
             now, known = [step["id"] for step in found["steps"]], known_steps(operator)
             if found["digest"] == operator.digest:
@@ -382,6 +383,13 @@ def _small(report: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     if given:
         found["changed"] = sum(bool(item["changed"]) for item in given)
     return {**found, "tables": names[:_NAMES], "run_id": run_id}
+
+
+def project_of(operator: Any) -> Path | None:
+    """Return the folder of the flow's code. A relative one stands beside the DAG file, wherever that is on this worker."""
+    if not operator.project:
+        return None
+    return (Path(operator.dag.fileloc).parent / operator.project).resolve()
 
 
 def _reference_in(reference: str, project: Path | None) -> str:

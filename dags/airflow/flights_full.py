@@ -7,8 +7,6 @@ Plan:    a4f0a242c1eab35ad48e1b8ad3f08950e6ca56a0
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from airflow.sdk import DAG, Asset, TaskGroup
 from pipedag_airflow.operators import PipedagStepOperator, run_params
 
@@ -16,7 +14,7 @@ FLOW = {
     "flow": "pipelines.flights:get_pipeline",
     "instance": "full",
     "digest": "a4f0a242c1eab35ad48e1b8ad3f08950e6ca56a0",
-    "project": str((Path(__file__).parent / "..").resolve()),
+    "project": "..",
 }
 
 with DAG(

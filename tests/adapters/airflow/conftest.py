@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def airflow_home():
     """Airflow's own folder and database, made once; set before anything imports Airflow."""
     assert "airflow.settings" not in sys.modules, "Airflow was imported before its home was set"
@@ -81,7 +81,8 @@ def load_dag(airflow_home):
     def load(path):
         from airflow.dag_processing.dagbag import DagBag
 
-        return DagBag(dag_folder=str(path))
+        # As the dag-processor does, which knows the folder of the bundle.
+        return DagBag(dag_folder=str(path), bundle_path=Path(path))
 
     return load
 
