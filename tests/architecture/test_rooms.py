@@ -24,6 +24,8 @@ ROOMS = {
     "pandas": ["pipedag_core/hooks/pandas.py"],
     "polars": ["pipedag_core/hooks/polars"],
     "prefect": ["pipedag_core/engines/prefect.py"],
+    # Dagster's resources and components are models of it.
+    "pydantic": ["pipedag_dagster/component.py", "pipedag_dagster/resource.py"],
     # Result and `show` hand out rows of stored tables, in no type of the user's.
     "pyarrow": [
         "pipedag_core/stores/",

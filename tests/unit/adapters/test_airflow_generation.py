@@ -281,7 +281,7 @@ def test_the_file_says_what_made_it_and_nothing_of_when(project):
 def test_the_file_imports_airflow_and_one_module_of_ours(project):
     tree = ast.parse(ask(project).text)
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"__future__", "pathlib", "airflow.sdk", "pipedag_airflow.operators"}
+    assert imported == {"__future__", "airflow.sdk", "pipedag_airflow.operators"}
 
 
 @pytest.mark.parametrize("granularity", list(Granularity))
