@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from pipedag_core.define.late import LateValue
 from pipedag_core.errors import UnsupportedValue
 
 #: Turns a leaf that is not a plain value into a JSON object with a `$` key of its own, or returns None.
@@ -79,6 +80,9 @@ def encode(value: Any, leaf: EncodeLeaf, path: str = "") -> Any:
     special = leaf(value, path)
     if special is not None:
         return special
+    if kind is LateValue:
+        # Neither where it comes from nor what is made of it has a say in anything.
+        return {"$": "late", "maker": value.maker}
     if isinstance(value, Flag) and value.name not in kind.__members__:
         return {"$": "flag", "type": _type_name(kind, path), "value": value.value}
     if isinstance(value, Enum):

@@ -35,6 +35,10 @@ class Fingerprint:
     parts: Mapping[str, str]
 
 
+#: How parts begin that say what a task got and that have no say in whether it runs.
+REMEMBERED = "got from "
+
+
 def nonce() -> str:
     """Return a name that nothing else has: for results that must never be taken for others."""
     return secrets.token_hex(16)
@@ -125,6 +129,8 @@ def explain(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str:
         return "first run"
     reasons: list[str] = []
     for key in [*now, *(key for key in before if key not in now)]:
+        if key.startswith(REMEMBERED):
+            continue
         old, new = before.get(key), now.get(key)
         if old == new:
             continue

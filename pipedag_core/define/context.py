@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 
@@ -20,6 +20,7 @@ class TaskContext:
         flow, stage, task, run_id: Where it is.
         config: The instance's configuration.
         materialize: Writes a table at once and returns a reference to it.
+        earlier: Full id of the task that returned a late value -> the texts that it had for those who took it, oldest first; see `define.late`.
     """
 
     flow: str
@@ -28,6 +29,7 @@ class TaskContext:
     run_id: str
     config: Any
     materialize: Callable[..., Any]
+    earlier: Callable[[str], tuple[str, ...]] = field(default=lambda _: (), repr=False, compare=False)
 
 
 #: The `Declaration` (see `define.flow`) of the innermost `with Flow(...)`.

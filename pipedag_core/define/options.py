@@ -49,6 +49,7 @@ class TaskOptions:
     allow_fresh_input: bool = False
     outputs: tuple[str, ...] | None = None
     invocation: Any = None
+    takes_late: bool = False
 
 
 class Declared:
@@ -112,7 +113,7 @@ def make_options(fn: Callable[..., Any], name: str | None, given: dict[str, Any]
         raise refuse("version=AUTO_VERSION needs input_type, so that empty inputs can be made. Write for example input_type=pl.LazyFrame.")
     if nout is not None and (not isinstance(nout, int) or isinstance(nout, bool) or nout < 1):
         raise refuse(f"nout must be a whole number of at least 1, not {nout!r}.")
-    for option in ("lazy", "ordering_barrier", "allow_fresh_input"):
+    for option in ("lazy", "ordering_barrier", "allow_fresh_input", "takes_late"):
         if not isinstance(given[option], bool):
             raise refuse(f"{option} must be True or False, not {given[option]!r}.")
     for option in ("cache", "call_context"):

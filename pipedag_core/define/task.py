@@ -236,6 +236,7 @@ def materialize(
     allow_fresh_input: bool = False,
     outputs: str | Sequence[str] | None = None,
     invocation: Any = None,
+    takes_late: bool = False,
 ) -> Callable[[Callable[..., Any]], TaskFunction]: ...
 
 
@@ -255,6 +256,7 @@ def materialize(
     allow_fresh_input: bool = False,
     outputs: str | Sequence[str] | None = None,
     invocation: Any = None,
+    takes_late: bool = False,
 ) -> TaskFunction | Callable[[Callable[..., Any]], TaskFunction]:
     """Make a task of a function: what it returns is materialized, what it gets is loaded from the store.
 
@@ -276,6 +278,7 @@ def materialize(
         allow_fresh_input: It may run on fresh input where `ASSERT_NO_FRESH_INPUT` forbids it to others.
         outputs: The names of all tables that it returns, so that they are known before it runs; checked when it returns.
         invocation: Not supported yet.
+        takes_late: It gets a `LateValue` as it is, where others get the text that is then made; for tasks that only ask what others got.
 
     Raises:
         FlowError: An option has a wrong type, contradicts another, or is not supported yet.
@@ -294,6 +297,7 @@ def materialize(
         "allow_fresh_input": allow_fresh_input,
         "outputs": outputs,
         "invocation": invocation,
+        "takes_late": takes_late,
     }
 
     def decorate(function: Callable[..., Any]) -> TaskFunction:

@@ -10,6 +10,7 @@ from typing import Any, Final, final
 
 from pipedag_core.cache import codec, fingerprint
 from pipedag_core.define.evaluate import evaluate
+from pipedag_core.define.late import LateValue
 from pipedag_core.define.stage import Stage
 from pipedag_core.define.task import Task
 from pipedag_core.define.walk import is_plain, iter_leaves, map_leaves, segment
@@ -162,6 +163,8 @@ def decode_output(found: FoundResult) -> Any:
                 return make(selection_from(node["selection"]), [leaf(source) for source in node["sources"]])
             case "raw":
                 return RawTables({name: renamed(found.objects[inner["id"]], found.stage, name) for name, inner in node["tables"].items()})
+            case "late":
+                return LateValue(node["maker"], f"{found.stage}.{found.result.task}")
             case other:
                 raise UnsupportedValue(
                     f"The catalog holds a value of the unknown kind {other!r} for task {found.stage}.{found.result.task}. It was written by another "

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast, final
 
 from pipedag_core.cache import codec, fingerprint
@@ -22,7 +22,7 @@ from pipedag_core.ports.catalogs import FoundResult, GenerationKey, TaskResult
 from pipedag_core.ports.events import Outcome, PointReached, StepReport
 from pipedag_core.ports.hooks import TracingHook
 from pipedag_core.ports.stores import StoreSession
-from pipedag_core.run import outputs
+from pipedag_core.run import late, outputs
 from pipedag_core.run.inputs import INPUTS, TaskInputs, leaves, map_inputs, resolve
 from pipedag_core.run.loading import Loaded, load, load_empty
 from pipedag_core.run.lookup import plan_lookup
@@ -54,7 +54,7 @@ _TRIES = 3
 @final
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One execution of one task step: everything that stays the same from its start to its end."""
+    """One execution of one task step: everything that stays the same from its start to its end, and what it got that is to be remembered."""
 
     session: Session
     run: Run
@@ -66,6 +66,7 @@ class Job:
     inputs: TaskInputs
     started: float
     computed: Callable[[], None] | None
+    remembered: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def who(self) -> str:
@@ -201,6 +202,8 @@ def _cache_value(job: Job) -> str | None:
     if job.run.options.disable_cache_function:
         return codec.dumps({"disabled": fingerprint.nonce()})
     parameters = {name: map_inputs(value, lambda leaf, _: leaf, name) for name, value in job.inputs.parameters.items()}
+    if not job.task.options.takes_late and late.has_late(job.inputs.parameters):
+        parameters, _ = late.supply(parameters, None)
     args, kwargs = job.task.bind(parameters)
 
     def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
@@ -373,6 +376,8 @@ def _trace(job: Job) -> str:
     """Return what an AUTO_VERSION task would do, as canonical text."""
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id} (tracing)") as access:
         loaded = load_empty(job.session, access, job.task, job.inputs)
+        if not job.task.options.takes_late and late.has_late(job.inputs.parameters):
+            loaded = replace(loaded, parameters=late.supply(loaded.parameters, None)[0])
         place = _place(job, access, loaded)
         try:
             value = _call(job, loaded)
@@ -414,6 +419,10 @@ def _place(job: Job, access: StoreSession, loaded: Loaded) -> Place:
 def _outcome(job: Job, access: StoreSession) -> tuple[Place, Any, list[Slot]]:
     """Load the arguments and call the function. The arguments are let go of before anything is written."""
     loaded = load(job.session, access, job.task, job.inputs)
+    if not job.task.options.takes_late and late.has_late(job.inputs.parameters):
+        parameters, made = late.supply(loaded.parameters, _task_context(job))
+        job.remembered.update(made)
+        loaded = replace(loaded, parameters=parameters)
     place = _place(job, access, loaded)
     value = _call(job, loaded)
     _check_count(job, value)
@@ -434,11 +443,18 @@ def _check_count(job: Job, value: Any) -> None:
     )
 
 
+def _task_context(job: Job) -> TaskContext:
+    def earlier(source: str) -> tuple[str, ...]:
+        return late.earlier(job.session, job.run, job.plan, job.planned, source)
+
+    return TaskContext(job.plan.flow, job.planned.stage, job.planned.task, job.run.id, job.session.config, _refuse_imperative, earlier)
+
+
 class _context:  # noqa: N801 -- a context manager reads as a verb
     """Marks the task as the one that is executed in this thread."""
 
     def __init__(self, job: Job) -> None:
-        self._value = TaskContext(job.plan.flow, job.planned.stage, job.planned.task, job.run.id, job.session.config, _refuse_imperative)
+        self._value = _task_context(job)
 
     def __enter__(self) -> None:
         self._token = executing.set(self._value)
@@ -472,7 +488,7 @@ def _result(job: Job, output: outputs.Output, parts: Mapping[str, str], outcome:
         position=job.planned.position,
         fingerprint="",
         base_fingerprint="",
-        parts=parts,
+        parts={**parts, **job.remembered},
         output=output.text,
         entries=output.entries,
         outcome=outcome.value,
