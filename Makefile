@@ -60,7 +60,7 @@ test-mlflow: $(MLFLOW_READY) ## Run the tests of the MLflow adapter, on a real t
 	$(MLFLOW)/bin/python -m pytest -n 2 --dist loadgroup tests/adapters/mlflow $(ARGS)
 
 test-airflow: $(AIRFLOW_READY) ## Run the tests of the Airflow adapter that need no running Airflow
-	$(AIRFLOW)/bin/python -m pytest tests/adapters/airflow $(ARGS)
+	$(AIRFLOW)/bin/python -m pytest -n 2 tests/adapters/airflow $(ARGS)
 
 e2e-airflow: $(AIRFLOW_READY) ## Run DAGs on a running Airflow: api-server, scheduler and dag-processor (minutes)
 	PIPEDAG_LONG_TESTS=1 $(AIRFLOW)/bin/python -m pytest tests/adapters/airflow/test_end_to_end.py $(ARGS)
