@@ -103,7 +103,10 @@ class Stopwatch:
 
 
 def in_turns(runs: Mapping[str, Callable[[Stopwatch], object]], repeats: int, *, warmups: int = 1) -> dict[str, Timing]:
-    """Time several things in turns, so that a slow moment of the machine hits all of them.
+    """Time several things in turns, so that a slow moment of the machine hits all of them, and every second turn backwards.
+
+    What runs second finds memory that the first has just let go of, and what runs after a large file was written shares the disk with
+    its last pages. With both orders neither side has that for itself. An even number of `repeats` gives each order as often.
 
     Args:
         runs: Name -> function that does the thing once, with what counts inside `with watch:`.
@@ -112,7 +115,7 @@ def in_turns(runs: Mapping[str, Callable[[Stopwatch], object]], repeats: int, *,
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warmups + repeats):
-        for name, run in runs.items():
+        for name, run in reversed(runs.items()) if turn % 2 else runs.items():
             watch = Stopwatch()
             # Garbage of one must not be paid for by the next.
             gc.collect()

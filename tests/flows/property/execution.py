@@ -213,8 +213,8 @@ class Execution:
     def _query(self, path: str, content: Content) -> Hashable:
         """What tells a query from all others, inputs by their identities."""
         task = self.task
-        start = None if self.tables else (task.constant, task.rows)
-        # The second query of a pair, or of a script, knows nothing of the task's constant but where its rows start.
+        # The second query of a pair, or of a script, knows nothing of the task's constant but where its rows start, if there are any.
+        start = None if self.tables else (task.constant if task.rows else None, task.rows)
         declared = (content.key, content.options) if isinstance(content, Frame) else ()
         own: Hashable = ("second",) if path == ITEMS[1] else (task.constant, task.column, declared)
         version = task.version if task.versioned else None
