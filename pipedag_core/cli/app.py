@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from pipedag_core.cli import building, doctor, extracting, logs, looking, running
+from pipedag_core.cli import building, doctor, extracting, logs, looking, running, scoring
 from pipedag_core.cli.tracebacks import message, trimmed
 from pipedag_core.errors import ConfigError, FlowError, PipedagError
 
@@ -92,5 +92,6 @@ app.command()(looking.show)
 app.command()(looking.sql)
 app.command()(looking.gc)
 app.command()(extracting.extract)
+app.command()(scoring.score)
 app.command()(looking.rollback)
 app.command()(doctor.doctor)

@@ -19,6 +19,9 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
+#: Tasks at the same time.
+SLOTS = 2
+
 CONFIG = """
 name: small
 instances:
@@ -30,6 +33,9 @@ instances:
       airflow:
         dag: {max_active_runs: 2}
         default_args: {retries: 1, retry_delay: 1s, wait_interval: 1}
+        tasks:
+          raw.numbers: {retry_delay: 40s}
+          beside.numbers: {retry_delay: 40s}
 """
 
 #: Runs when a table of the generated DAG changes.
@@ -69,7 +75,7 @@ def airflow(place, project):
     (project.parent / "follower.py").write_text(FOLLOWER)
     words = ["airflow", "generate", "small_flow:flow", "--instance", "full", "-o", "dags", "--events", "changed"]
     subprocess.run([sys.executable, "-m", "pipedag_core.cli", *words], cwd=project, env=environment(), check=True)
-    stack = Stack(place / "home", environment())
+    stack = Stack(place / "home", environment(), SLOTS)
     try:
         stack.start()
         stack.knows("small_full")
@@ -150,23 +156,33 @@ def test_a_task_that_is_cleared_runs_again_in_the_same_run(airflow, project):
 
 
 def test_two_runs_at_once_take_turns_with_as_many_waiting_as_there_are_slots(airflow, project):
-    # The first run holds both stages that need no other one, one of them with a task that does not end; two openings of the second run wait.
-    (project / "numbers.hangs").touch()
-    (project / "numbers.pid").unlink(missing_ok=True)
+    # The first run holds two stages and no slot: a task in each of them has failed and will be tried again. The second run opens both: as many
+    # tasks wait as there are slots, and if they kept these, the first run could not go on.
+    (project / "numbers.fails").touch()
     first = airflow.trigger("small_full", cache_validation_mode="force_cache_invalid")
-    airflow.until((project / "numbers.pid").exists, "the first run to be at work")
+    numbers = ("raw.numbers", "beside.numbers")
+    airflow.until(
+        lambda: {airflow.tasks("small_full", first)[id]["state"] for id in numbers} == {"up_for_retry"}, "the first run to fail once"
+    )
     second = airflow.trigger("small_full", cache_validation_mode="force_cache_invalid")
+    waited = set()
 
-    def waits():
-        return any(item["state"] == "up_for_reschedule" for item in airflow.tasks("small_full", second).values())
+    def both_have_waited():
+        tasks = airflow.tasks("small_full", second)
+        waited.update(id for id in ("raw.open_stage", "beside.open_stage") if tasks[id]["state"] == "up_for_reschedule")
+        return len(waited) == SLOTS
 
-    try:
-        airflow.until(waits, "the second run to wait", 60)
-    except AssertionError:
-        # Both slots are taken by tasks of the first run that hang: then the second one waits for a slot.
-        assert all(item["state"] in (None, "scheduled", "queued") for item in airflow.tasks("small_full", second).values())
-    (project / "numbers.hangs").unlink()
+    airflow.until(both_have_waited, "both openings of the second run to wait")
+    (project / "numbers.fails").unlink()
     assert airflow.end("small_full", first) == "success"
     assert airflow.end("small_full", second) == "success"
-    reports = [airflow.report("small_full", run, "features.commit_stage")["outcome"] for run in (first, second)]
-    assert set(reports) <= {"committed", "unchanged"}
+    before, after = airflow.tasks("small_full", first), airflow.tasks("small_full", second)
+    assert {before[id]["try_number"] for id in numbers} == {2}
+    # Waiting is no failure.
+    assert {item["try_number"] for item in after.values()} == {1}
+    for stage in ("raw", "beside", "features"):
+        assert before[f"{stage}.commit_stage"]["end_date"] <= after[f"{stage}.open_stage"]["end_date"]
+    outcomes = {
+        airflow.report("small_full", run, f"{stage}.commit_stage")["outcome"] for run in (first, second) for stage in ("raw", "beside")
+    }
+    assert outcomes <= {"committed", "unchanged"}

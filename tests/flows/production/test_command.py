@@ -56,3 +56,45 @@ def test_code_of_a_file_goes_into_the_bundle(command, tmp_path):
     assert "code='package'" in told.output
     assert command("extract", "alone.py:make", "-o", "bundle", "--code", "package").exit_code == 0
     assert (tmp_path / "bundle" / "code" / "pipedag_flow_alone.py").is_file()
+
+
+def test_a_bundle_scores_files_and_tables_into_a_file(command, tmp_path, inputs):
+    import json
+
+    import polars as pl
+
+    assert command("run", FLOW).exit_code == 0
+    assert command("extract", FLOW, "-o", "bundle").exit_code == 0
+    two = inputs["clean"]["flights"].filter(pl.col("id") < 3)
+    two.write_parquet(tmp_path / "flights.parquet")
+    words = ["score", "bundle", "--input", "clean.flights=flights.parquet", "--input", "clean.places=table:cleaned.places"]
+    told = command(*words, "--output", "predict=out/day=1/scores.parquet", "--instance", "default")
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.output)["outputs"] == {"predict": len(two)}
+    found = pl.read_parquet(tmp_path / "out" / "day=1" / "scores.parquet", hive_partitioning=False)
+    assert sorted(found["id"]) == sorted(two["id"])
+    # Once more for the same day, by another kind of file: it takes the place of what was there.
+    assert command(*words, "--output", "predict=out/day=1/scores.parquet").exit_code == 0
+    assert [path.name for path in (tmp_path / "out" / "day=1").iterdir()] == ["scores.parquet"]
+    assert command(*words, "--output", "predict=scores.csv").exit_code == 0
+    assert len(pl.read_csv(tmp_path / "scores.csv")) == len(two)
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        (["--output", "predict=scores.xls"], ".parquet"),
+        ([], "--output NAME=FILE"),
+        (["--input", "clean.flights", "--output", "predict=a.csv"], "write NAME=PLACE"),
+        (["--input", "clean.flights=none.parquet", "--output", "predict=a.csv"], "There is no file 'none.parquet'"),
+        (["--input", "clean.places=table:cleaned.nothing", "--output", "predict=a.csv"], "no committed table 'cleaned.nothing'"),
+        (["--output", "predict=a.csv"], "missing input"),
+    ],
+)
+def test_places_that_cannot_be_are_refused_and_nothing_is_written(command, tmp_path, places, told):
+    assert command("run", FLOW).exit_code == 0
+    assert command("extract", FLOW, "-o", "bundle").exit_code == 0
+    done = command("score", "bundle", *places)
+    assert done.exit_code in (1, 2)
+    assert told in done.output
+    assert not list(tmp_path.glob("a.*"))

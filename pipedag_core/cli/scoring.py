@@ -1,0 +1,50 @@
+"""`pipedag score`: a bundle, run from files or tables to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipedag_core.cli.parameters import ConfigFile, Instance, settings
+from pipedag_core.errors import ConfigError
+
+Places = list[str] | None
+
+
+def score(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `pipedag extract` wrote.", exists=True, file_okay=False)],
+    input: Annotated[
+        Places,
+        typer.Option("--input", metavar="NAME=PLACE", help="Input and its file, or table:STAGE.TABLE of an instance; may be repeated."),
+    ] = None,
+    output: Annotated[Places, typer.Option("--output", metavar="NAME=FILE", help="Output and its file; may be repeated.")] = None,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Read pickles in the bundle, which can run any code.")] = False,
+    instance: Instance = None,
+    config: ConfigFile = None,
+) -> None:
+    """Run a production flow from files (or committed tables) to files; print the rows of each output as one line of JSON.
+
+    Files are Parquet, CSV or Arrow IPC by their ending. A file is replaced at once, when all outputs have been computed.
+    """
+    from pipedag_core.production.flow import ProductionFlow
+    from pipedag_core.production.places import score as run
+
+    inputs, outputs = _pairs(input, "--input"), _pairs(output, "--output")
+    if not outputs:
+        raise ConfigError("Say where the outputs go: --output NAME=FILE.")
+    prod = ProductionFlow.load(bundle, trust_pickle=trust_pickle)
+    rows = run(prod, inputs, outputs, lambda: settings(config, instance, per_user=False))
+    typer.echo(json.dumps({"flow": prod.parts.program.flow, "outcome": "scored", "outputs": rows}, ensure_ascii=False))
+
+
+def _pairs(texts: Places, option: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, place = text.partition("=")
+        if not equals or not name or not place:
+            raise ConfigError(f"{option} {text!r}: write NAME=PLACE, such as clean.flights=flights.parquet.")
+        found[name] = place
+    return found

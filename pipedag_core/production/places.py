@@ -1,0 +1,131 @@
+"""Where a production flow that is called as a command takes its inputs from, and where its outputs go: files, and tables of an instance.
+
+Files are Parquet, CSV or Arrow IPC, by their ending. A file is written under another name and then moved over, so that readers see all of it or what
+was there before; all outputs are computed before any is written.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv, feather
+
+from pipedag_core.config.context import ConfigContext
+from pipedag_core.config.wire import open_catalog, open_table_store
+from pipedag_core.errors import ConfigError, InputMismatch
+from pipedag_core.ports.data import BatchSource, Form, StoredTable
+
+if TYPE_CHECKING:
+    from pipedag_core.production.flow import ProductionFlow
+
+#: What a place begins with that is a table of an instance: `table:stage.name`.
+TABLE: Final = "table:"
+_READ: Final[Mapping[str, Callable[[Path], pa.Table]]] = {
+    ".parquet": pq.read_table,
+    ".csv": csv.read_csv,
+    ".arrow": feather.read_table,
+    ".feather": feather.read_table,
+}
+_WRITE: Final[Mapping[str, Callable[[pa.Table, Path], Any]]] = {
+    ".parquet": pq.write_table,
+    ".csv": csv.write_csv,
+    ".arrow": lambda table, path: feather.write_feather(table, str(path), compression="uncompressed"),
+    ".feather": lambda table, path: feather.write_feather(table, str(path)),
+}
+
+
+def score(
+    prod: ProductionFlow, inputs: Mapping[str, str], outputs: Mapping[str, str], context: Callable[[], ConfigContext]
+) -> dict[str, int]:
+    """Run a production flow from places to places.
+
+    Args:
+        prod: The production flow.
+        inputs: Name of an input (`clean.flights`) -> its place: a file, or `table:stage.name`.
+        outputs: Name of an output -> the file it goes to.
+        context: Called for the instance whose tables are read, if any is.
+
+    Returns:
+        Name of each output -> its rows.
+
+    Raises:
+        ConfigError: A place is of no kind that is known, or there is no such table or file.
+        InputMismatch: An input is missing or unlike that in training, or an output is no table.
+    """
+    for path in outputs.values():
+        _of_ending(_WRITE, Path(path))
+    given: dict[str, Any] = {}
+    for name, place in inputs.items():
+        _put(given, name, _read_table(place.removeprefix(TABLE), context()) if place.startswith(TABLE) else _read_file(Path(place)))
+    found = prod.run(given, list(outputs), as_type=pa.Table)
+    tables: dict[str, pa.Table] = {}
+    for name, value in found.items():
+        if not prod.is_frame(value):
+            raise InputMismatch(f"Output {name!r} is a {type(value).__name__}, not a table, so it cannot go to a file.", problems=(name,))
+        tables[name] = prod.to_arrow(value)
+    for name, table in tables.items():
+        _write_file(table, Path(outputs[name]))
+    return {name: table.num_rows for name, table in tables.items()}
+
+
+def _put(given: dict[str, Any], name: str, value: Any) -> None:
+    """Put a value where its dotted name says."""
+    *around, last = name.split(".")
+    inner = given
+    for part in around:
+        inner = inner.setdefault(part, {})
+    inner[last] = value
+
+
+def _of_ending(table: Mapping[str, Any], path: Path) -> Any:
+    found = table.get(path.suffix.casefold())
+    if found is None:
+        raise ConfigError(f"{str(path)!r} ends in none of {', '.join(table)}.", path=str(path))
+    return found
+
+
+def _read_file(path: Path) -> pa.Table:
+    read = _of_ending(_READ, path)
+    try:
+        return read(path)
+    except FileNotFoundError:
+        raise ConfigError(f"There is no file {str(path)!r} to take an input from.", path=str(path)) from None
+
+
+def _write_file(table: pa.Table, path: Path) -> None:
+    write = _of_ending(_WRITE, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        write(table, beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read_table(name: str, context: ConfigContext) -> pa.Table:
+    stage, _, table = name.casefold().partition(".")
+    catalog = open_catalog(context)
+    store = open_table_store(context)
+    try:
+        found = catalog.shown().get(stage, {}).get(table)
+        if not isinstance(found, StoredTable):
+            raise ConfigError(
+                f"Instance {context.instance_name!r} has no committed table {name!r}. `pipedag status` lists stages.", table=name
+            )
+        with store.session("pipedag score") as access:
+            source = access.read(found, Form.BATCHES)
+            assert isinstance(source, BatchSource)
+            with pa.RecordBatchReader.from_stream(source.stream) as reader:
+                return reader.read_all()
+    finally:
+        store.close()
+        catalog.close()
