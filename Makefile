@@ -79,6 +79,10 @@ types: $(READY) ## Write docs/types.md anew: what each library gets back of each
 
 dags: $(READY) ## Generate the DAG files of the example anew; CHECK=--check says whether they are up to date
 	cd dags && ../$(BIN)/pipedag airflow generate pipelines.flights:get_pipeline --instance full -o airflow $(CHECK)
+	cd dags && ../$(BIN)/pipedag airflow generate-scoring .pipedag/bundles/flights --instance full \
+	  --input 'clean.flights=.pipedag/requests/{{ ds }}.parquet' --input clean.weather=table:02_early_cleaning.weather \
+	  --input clean.planes=table:02_early_cleaning.planes --input clean.airports=table:02_early_cleaning.airports \
+	  --output 'model_predict=.pipedag/scores/{{ ds }}.parquet' --schedule @daily -o airflow $(CHECK)
 
 check-airflow: $(READY) $(AIRFLOW_READY) ## Check the types of the Airflow adapter
 	$(BIN)/basedpyright -p adapters/pipedag_airflow --pythonpath $(AIRFLOW)/bin/python

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipedag_airflow.generate import Generated, Request, generate
+from pipedag_airflow.generate_scoring import ScoringRequest, generate_scoring
 from pipedag_airflow.layout import Granularity
 from pipedag_core.errors import ConfigError
 
@@ -31,6 +32,12 @@ Project = Annotated[
     Path | None,
     typer.Option("--project", help="Folder of the code and the configuration, by default this one. The file finds it relative to itself."),
 ]
+
+Connections = Annotated[
+    list[str] | None,
+    typer.Option("--connection", metavar="VARIABLE=CONN_ID", help="Environment variable that is given the URI of an Airflow connection."),
+]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration; by default the pipedag.yaml that is found.")]
 
 
 @app.callback()
@@ -55,14 +62,9 @@ def generate_command(
         str | None,
         typer.Option("--command", help="Instead of --python: what stands before `step ...`, such as 'docker run --rm image pipedag'."),
     ] = None,
-    connection: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--connection", metavar="VARIABLE=CONN_ID", help="Environment variable that is given the URI of an Airflow connection."
-        ),
-    ] = None,
+    connection: Connections = None,
     project: Project = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration; by default the pipedag.yaml that is found.")] = None,
+    config: Config = None,
     learn: Annotated[
         str | None, typer.Option("--learn", metavar="INSTANCE", help="Take names of tables from what an instance has.")
     ] = None,
@@ -105,6 +107,66 @@ def generate_command(
         words=_words(),
     )
     _finish(generate(request), check=check)
+
+
+@app.command("generate-scoring")
+def generate_scoring_command(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `pipedag extract` writes; it need not be there yet.")],
+    folder: Annotated[Path, typer.Option("--folder", "-o", metavar="FOLDER", help="Folder of the DAG file.")],
+    output: Annotated[
+        list[str],
+        typer.Option(
+            "--output", metavar="NAME=FILE", help="Output and its file, such as predict='scores/{{ ds }}.parquet'; may be repeated."
+        ),
+    ],
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=PLACE", help="Input and its file, or table:STAGE.TABLE of the instance; may be repeated."),
+    ] = None,
+    instance: Annotated[str | None, typer.Option("--instance", "-i", help="Instance whose tables are read.")] = None,
+    check: Check = False,
+    dag_id: Annotated[str | None, typer.Option("--dag-id", help="By default the bundle's name and _scoring.")] = None,
+    schedule: Schedule = None,
+    on_asset: OnAsset = None,
+    start_date: StartDate = None,
+    tag: Tags = None,
+    python: Annotated[
+        str | None, typer.Option("--python", help="Interpreter with the bundle's requirements; by default the worker's own.")
+    ] = None,
+    command: Annotated[str | None, typer.Option("--command", help="Instead of --python: the words that stand for `pipedag`.")] = None,
+    connection: Connections = None,
+    project: Project = None,
+    config: Config = None,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Read pickles in the bundle, which can run any code.")] = False,
+) -> None:
+    """Write a DAG file that scores with a bundle: from files and tables to files. It imports nothing of the project."""
+    request = ScoringRequest(
+        bundle=bundle,
+        folder=folder,
+        inputs=dict(_place(text, "--input") for text in input or ()),
+        outputs=dict(_place(text, "--output") for text in output),
+        instance=instance,
+        config=config,
+        project=project,
+        dag_id=dag_id,
+        schedule=schedule,
+        on_assets=on_asset or (),
+        start_date=start_date,
+        tags=tag or (),
+        python=python,
+        command=command,
+        connections=dict(_pair(text) for text in connection or ()),
+        trust_pickle=trust_pickle,
+        words=_words(),
+    )
+    _finish(generate_scoring(request), check=check)
+
+
+def _place(text: str, option: str) -> tuple[str, str]:
+    name, equals, place = text.partition("=")
+    if not equals or not name or not place:
+        raise ConfigError(f"{option} {text!r}: write NAME=PLACE, such as clean.flights=flights.parquet.")
+    return name, place
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, Final, final
 from pipedag_airflow.layout import Granularity, lay_out
 from pipedag_airflow.names import safe_id
 from pipedag_airflow.options import Override, read_options
-from pipedag_airflow.render import Code, File, render
+from pipedag_airflow.render import Code, File, literal, render
 from pipedag_core.config.catalog_place import catalog_place
 from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.config.flows import find_flow
@@ -214,22 +214,12 @@ def _flow_arguments(request: Request, plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _quoted(text: str) -> str:
-    from pipedag_airflow.render import literal
-
-    return literal(text)
-
-
 def _dag_arguments(request: Request, plan: Plan, configured: Mapping[str, Any]) -> dict[str, Any]:
     schedule: Any = request.schedule if request.schedule is not None else configured.get("schedule")
-    if request.on_assets:
-        schedule = [Code(f"Asset({_quoted(uri)})") for uri in request.on_assets]
-    elif schedule is not None and not (isinstance(schedule, str) and _CRON.fullmatch(schedule.strip())):
-        raise ConfigError(f"The schedule {schedule!r} is neither a cron expression nor a preset such as @daily.")
-    found: dict[str, Any] = {"schedule": schedule}
+    found: dict[str, Any] = {"schedule": schedule_of(schedule, request.on_assets)}
     start = request.start_date if request.start_date is not None else configured.get("start_date")
     if start is not None:
-        found["start_date"] = _moment(start)
+        found["start_date"] = moment_of(start)
     found["catchup"] = bool(configured.get("catchup", False))
     # Two runs of one instance would only wait for each other's stages.
     found["max_active_runs"] = request.max_active_runs or int(configured.get("max_active_runs", 1))
@@ -239,7 +229,25 @@ def _dag_arguments(request: Request, plan: Plan, configured: Mapping[str, Any]) 
     return {**found, **rest, "tags": tags, "doc_md": f"Flow `{plan.flow}` of `{plan.source}`. {about}"}
 
 
-def _moment(value: Any) -> datetime:
+def schedule_of(schedule: Any, on_assets: Sequence[str]) -> Any:
+    """Return what a DAG's `schedule` is: Assets, else a cron expression or preset, or None.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if on_assets:
+        return [Code(f"Asset({literal(uri)})") for uri in on_assets]
+    if schedule is not None and not (isinstance(schedule, str) and _CRON.fullmatch(schedule.strip())):
+        raise ConfigError(f"The schedule {schedule!r} is neither a cron expression nor a preset such as @daily.")
+    return schedule
+
+
+def moment_of(value: Any) -> datetime:
+    """Return a start date; one without a zone is meant in UTC.
+
+    Raises:
+        ConfigError: It is no date.
+    """
     if isinstance(value, datetime):
         found = value
     elif isinstance(value, date):

@@ -85,3 +85,13 @@ def run_id_of(deployment: str, dag_id: str, airflow_run_id: str, flow: str, inst
     """
     text = "\n".join((deployment, dag_id, airflow_run_id, flow, instance or ""))
     return f"airflow-{_hash(text)[:24]}"
+
+
+def scores_uri(dag_id: str, output: str) -> str:
+    """Return the URI of the Asset of what a scoring DAG writes.
+
+    Args:
+        dag_id: The DAG.
+        output: Name of the output.
+    """
+    return asset_uri(dag_id, None, "scores", output)

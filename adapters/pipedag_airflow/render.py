@@ -244,7 +244,7 @@ class _Writer:
         if node.doc and "doc_md" not in arguments:
             arguments["doc_md"] = node.doc
         if node.outlets:
-            arguments["outlets"] = [Code(_asset(uri, depth + 2)) for uri in node.outlets]
+            arguments["outlets"] = [Code(asset(uri, depth + 2)) for uri in node.outlets]
         call = render_call(self._file.operator, arguments, depth)
         if node.role is Role.SETUP:
             call += ".as_setup()"
@@ -280,7 +280,8 @@ class _Writer:
         return [edge for edge in self._layout.edges if not self._home(edge)]
 
 
-def _asset(uri: str, depth: int) -> str:
+def asset(uri: str, depth: int) -> str:
+    """Return an Asset as a Python expression."""
     flat = f"Asset({literal(uri)})"
     fits = len(f"{_INDENT * depth}{flat},") <= _SHORT
     return flat if fits else f"Asset(\n{_INDENT * (depth + 1)}{literal(uri)},\n{_INDENT * depth})"

@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
-import signal
 import subprocess
 import sys
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -20,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from airflow.sdk import timezone
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
+from pipedag_airflow.command import MISUSE, Command, first_words, project_of, uri_of
 from pipedag_airflow.names import run_id_of, split_asset_uri
 from pipedag_airflow.operators import MODE, STAGES, seconds_of
 from pipedag_core import errors
@@ -30,13 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Exit codes of `pipedag step`.
+#: Exit code of `pipedag step` where another run writes the stage.
 _WAITING: Final = 75
-_MISUSE: Final = 2
-#: Seconds that a command gets to end by itself.
-_GRACE_S: Final = 10.0
-#: Lines of a failing command that its error shows.
-_TAIL: Final = 30
 #: Names of tables that XCom carries.
 _NAMES: Final = 50
 
@@ -53,7 +45,7 @@ class Worker:
     def __init__(self, operator: PipedagStepOperator, context: Any) -> None:
         self._operator = operator
         self._context = context
-        self._process: subprocess.Popen[str] | None = None
+        self._command: Command | None = None
         params = context.get("params") or {}
         self._mode = str(params[MODE]) if params.get(MODE) else None
         self._stages = [str(stage) for stage in params.get(STAGES) or ()]
@@ -95,16 +87,8 @@ class Worker:
 
     def stop(self) -> None:
         """End the command that is at work, with all its children."""
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        if self._command is not None:
+            self._command.stop()
 
     def command(self, step: str | None = None, *, report: str | None = None) -> list[str]:
         """Return the words of the command that carries out a step.
@@ -116,7 +100,7 @@ class Worker:
         operator = self._operator
         digest = [] if operator.allow_drift or not operator.digest else ["--digest", operator.digest]
         return [
-            *self._first_words(),
+            *first_words(operator.command, operator.python),
             "step",
             operator.flow,
             step or operator.step,
@@ -137,7 +121,7 @@ class Worker:
         """Return the environment variables of the work, those with URIs of connections included."""
         found = {str(key): str(value) for key, value in (self._operator.environment or {}).items()}
         for variable, connection in (self._operator.connections or {}).items():
-            found[variable] = _uri_of(connection)
+            found[variable] = uri_of(connection)
         return found
 
     # --- inside
@@ -159,12 +143,6 @@ class Worker:
             if operator.python or operator.command:
                 return self._by_command(step)
             return self._in_process(step)
-
-    def _first_words(self) -> list[str]:
-        command, python = self._operator.command, self._operator.python
-        if command:
-            return shlex.split(command) if isinstance(command, str) else list(command)
-        return [python, "-m", "pipedag_core"] if python else ["pipedag"]
 
     def _in_process(self, step: str) -> dict[str, Any]:
         from pipedag_core import PipedagConfig
@@ -193,79 +171,26 @@ class Worker:
         return {**report.to_dict(), "error": report.error}
 
     def _by_command(self, step: str) -> dict[str, Any]:
-        command = self.command(step)
-        log.info("$ %s", shlex.join(command))
-        environment = dict(os.environ)
-        project = project_of(self._operator)
-        if project is not None:
-            path = environment.get("PYTHONPATH")
-            environment["PYTHONPATH"] = os.pathsep.join([str(project), *([path] if path else [])])
-        code, out, tail = self._run(command, environment)
-        report = _last_report(out)
-        if code == _WAITING and report is not None:
+        command = self._command = Command(self.command(step), project_of(self._operator), {})
+        command.run()
+        report = command.report()
+        if command.code == _WAITING and report is not None:
             return report
-        if code == _MISUSE:
-            raise AirflowFailException(_told(command, code, tail) + self._drift())
+        if command.code == MISUSE:
+            raise AirflowFailException(command.told() + self._drift())
         if report is None:
-            raise AirflowException(_told(command, code, tail))
-        if code != 0 and report["outcome"] != "finished":
-            report["message"] = report.get("message") or _told(command, code, tail)
+            raise AirflowException(command.told())
+        if command.code != 0 and report["outcome"] != "finished":
+            report["message"] = report.get("message") or command.told()
             report["outcome"] = "failed"
         return report
-
-    def _run(self, command: list[str], environment: Mapping[str, str]) -> tuple[int, list[str], list[str]]:
-        """Run a command in a process group of its own; what it says goes to the log line by line."""
-        tail: deque[str] = deque(maxlen=_TAIL)
-        out: list[str] = []
-        try:
-            process = subprocess.Popen(  # noqa: S603 -- the words are those of whoever wrote the DAG
-                command,
-                cwd=project_of(self._operator),
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise AirflowFailException(
-                f"The command cannot be run: {error}. Look at python=, command= and project= of the task."
-            ) from error
-        self._process = process
-
-        def listen() -> None:
-            assert process.stderr is not None
-            for line in process.stderr:
-                tail.append(line.rstrip())
-                log.info(line.rstrip())
-
-        listener = threading.Thread(target=listen, name="pipedag-stderr", daemon=True)
-        listener.start()
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                out.append(line)
-                if not line.startswith("{"):
-                    tail.append(line.rstrip())
-                    log.info(line.rstrip())
-            code = process.wait()
-        except BaseException:
-            # An interruption or a timeout of Airflow's: the work must not go on alone.
-            self.stop()
-            raise
-        finally:
-            listener.join(_GRACE_S)
-            for pipe in (process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
-        return code, out, list(tail)
 
     def _drift(self) -> str:
         """Say, after a refusal, which steps are new and which are gone, if that was the reason."""
         operator = self._operator
         if operator.allow_drift or not operator.digest:
             return ""
-        words = [*self._first_words(), "plan", operator.flow, "--json", *_options_of(operator)]
+        words = [*first_words(operator.command, operator.python), "plan", operator.flow, "--json", *_options_of(operator)]
         with suppress(OSError, ValueError, subprocess.SubprocessError, KeyError, TypeError):
             done = subprocess.run(words, cwd=project_of(operator), capture_output=True, text=True, timeout=120, check=False)  # noqa: S603 -- as above
             found = json.loads(done.stdout)
@@ -385,13 +310,6 @@ def _small(report: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     return {**found, "tables": names[:_NAMES], "run_id": run_id}
 
 
-def project_of(operator: Any) -> Path | None:
-    """Return the folder of the flow's code. A relative one stands beside the DAG file, wherever that is on this worker."""
-    if not operator.project:
-        return None
-    return (Path(operator.dag.fileloc).parent / operator.project).resolve()
-
-
 def _reference_in(reference: str, project: Path | None) -> str:
     """Return a reference to a file as one that does not depend on the working directory."""
     place, colon, name = reference.rpartition(":")
@@ -417,12 +335,6 @@ def _deployment() -> str:
     return conf.get("pipedag", "deployment", fallback="") or conf.get("api", "base_url", fallback="") or "airflow"
 
 
-def _uri_of(connection: str) -> str:
-    from airflow.sdk import BaseHook
-
-    return BaseHook.get_connection(connection).get_uri()
-
-
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in variables}
@@ -435,18 +347,3 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _last_report(out: list[str]) -> dict[str, Any] | None:
-    for line in reversed(out):
-        if line.startswith("{"):
-            with suppress(ValueError):
-                found = json.loads(line)
-                if isinstance(found, dict) and "outcome" in found:
-                    return found
-    return None
-
-
-def _told(command: list[str], code: int, tail: list[str]) -> str:
-    how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
-    return "\n".join([f"{shlex.join(command)} {how}:", *tail])

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipedag_core.cli.parameters import ConfigFile, Instance, settings
+from pipedag_core.config.flows import make_importable
 from pipedag_core.errors import ConfigError
 
 Places = list[str] | None
@@ -35,6 +36,8 @@ def score(
     inputs, outputs = _pairs(input, "--input"), _pairs(output, "--output")
     if not outputs:
         raise ConfigError("Say where the outputs go: --output NAME=FILE.")
+    # As for other commands: code that the bundle names may lie in the working directory.
+    make_importable(Path.cwd())
     prod = ProductionFlow.load(bundle, trust_pickle=trust_pickle)
     rows = run(prod, inputs, outputs, lambda: settings(config, instance, per_user=False))
     typer.echo(json.dumps({"flow": prod.parts.program.flow, "outcome": "scored", "outputs": rows}, ensure_ascii=False))

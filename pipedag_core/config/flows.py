@@ -43,7 +43,7 @@ def load_flow(reference: str, attrs: Mapping[str, Any] | None = None) -> tuple[F
     place, colon, name = reference.rpartition(":")
     if not colon or not place or not name:
         raise ConfigError(f"{reference!r} does not name a flow. Write package.module:flow, or path/file.py:flow.", reference=reference)
-    _make_importable(Path.cwd())
+    make_importable(Path.cwd())
     module = _load_file(Path(place), reference) if _is_file(place) else _load_module(place, reference)
     flow, spec = _unpack(_attribute(module, name, reference), attrs or {}, reference)
     flow.source = reference
@@ -81,7 +81,8 @@ def _is_file(place: str) -> bool:
     return place.endswith(".py") or "/" in place or "\\" in place
 
 
-def _make_importable(folder: Path) -> None:
+def make_importable(folder: Path) -> None:
+    """Let modules of a folder be imported, before others of the same names."""
     text = str(folder)
     if text not in sys.path and not ("" in sys.path and folder == Path.cwd()):
         sys.path.insert(0, text)
@@ -110,7 +111,7 @@ def _load_file(path: Path, reference: str) -> ModuleType:
     while (root / "__init__.py").is_file() and root.name.isidentifier():
         parts.insert(0, root.name)
         root = root.parent
-    _make_importable(root)
+    make_importable(root)
     if len(parts) > 1:
         return _load_module(".".join(parts), reference)
     return _load_alone(file)
