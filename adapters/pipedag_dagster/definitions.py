@@ -17,7 +17,7 @@ from pipedag_dagster.automation import flow_jobs
 from pipedag_dagster.jobs import FlowJob
 from pipedag_dagster.props import FlowState, TableProps, known_tables
 from pipedag_dagster.sensors import finish_sensors, outside_runs_sensor
-from pipedag_dagster.states import learned, load_state
+from pipedag_dagster.states import learned, load_state, source_root
 from pipedag_dagster.translator import PipedagTranslator
 
 
@@ -153,7 +153,8 @@ def job_of(
     """
     tables = _by_key(known_tables(state, context), translator)
     where = deployment or os.environ.get("DAGSTER_CLOUD_DEPLOYMENT_NAME", "")
-    return FlowJob(state.plan, context, code, translator, tables, _dependencies(state, tables), where, preview_rows)
+    root = source_root(state.plan.source) if code is None and state.plan.source is not None else None
+    return FlowJob(state.plan, context, code, translator, tables, _dependencies(state, tables), where, preview_rows, str(root or ""))
 
 
 def _state_and_settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
@@ -38,6 +39,7 @@ class FlowJob:
         deps: What each of them is made from.
         deployment: Tells apart Dagster deployments that share a store.
         preview_rows: How many rows of each table to show.
+        root: Folder that the flow's code is imported from, as it was found when the definitions were loaded.
     """
 
     plan: Plan
@@ -48,11 +50,16 @@ class FlowJob:
     deps: Mapping[dg.AssetKey, Sequence[dg.AssetKey]]
     deployment: str
     preview_rows: int = 0
+    root: str = ""
 
     def code(self) -> Flow:
         """Return the flow's code, imported now if it is not loaded."""
-        assert self.flow is not None or self.plan.source is not None
-        return self.flow or load_flow(str(self.plan.source), self.context.attrs)[0]
+        if self.flow is not None:
+            return self.flow
+        # Dagster takes back what loading definitions has changed of it.
+        if self.root and self.root not in sys.path:
+            sys.path.append(self.root)
+        return load_flow(str(self.plan.source), self.context.attrs)[0]
 
     def run_id(self, run: dg.DagsterRun) -> str:
         """Return the id of our run for a Dagster run: the same for all of its ops, and for its re-executions, which go on where it stopped."""

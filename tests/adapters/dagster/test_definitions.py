@@ -109,6 +109,14 @@ def test_the_translator_has_the_last_word(project):
     assert [dep.asset_key.to_user_string() for dep in specs(assets)[1].deps] == ["mini_inputs"]
 
 
+def test_code_is_found_again_after_dagster_has_taken_its_folder_back(project, instance, monkeypatch):
+    monkeypatch.chdir(project.parent)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(project)])
+    assets = build_assets("small_pipe:flow", "mini", config=project / "pipedag.yaml")
+    sys.path.remove(str(project))
+    assert dg.materialize(assets, instance=instance).success
+
+
 def test_a_plan_that_is_kept_is_made_anew_when_the_code_changes(project):
     assert keys(build_assets("small_pipe:flow", "mini")) == ["raw/inputs", "features/doubled"]
     [kept] = (project / ".pipedag" / "plans").iterdir()
