@@ -256,8 +256,8 @@ class Model:
         id = self.ids[task.uid]
         first = task.table_name.casefold() if task.table_name else None
         if first is not None and first.endswith("%%"):
-            # Stands for the real name, which is a hash of the same; `Instance` translates.
-            place = hashlib.sha256(repr((self.positions[task.uid], task.kind.shape)).encode()).hexdigest()
+            # Stands for the real name, which is a hash of the same: place, and where in the nest the table is. `Instance` translates.
+            place = hashlib.sha256(repr((self.positions[task.uid], task.kind.shape == "pair")).encode()).hexdigest()
             first = f"{first.removesuffix('%%')}{place[:12]}"
         if task.kind.shape == "pair":
             return (first or f"{id}_{ITEMS[0]}", f"{id}_{ITEMS[1]}")
