@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +17,17 @@ from pipedag_core.errors import MaterializationError, UnsupportedByStore
 from pipedag_core.ports.data import TableSchema
 from pipedag_core.stores.arrow_hash import ContentHasher, schema_digest
 
+T = TypeVar("T")
+
 #: What to do about most types that Arrow does not know.
 _WIDE: Final = "Cast 128-bit integers to 64 bits or to a decimal, and objects to text or bytes."
 
 #: A row group is closed at this many rows or bytes, whichever comes first.
 GROUP_ROWS: Final = 122_880
 _GROUP_BYTES: Final = 256 * 2**20
+
+#: From so many rows on, hashing takes longer than handing it to another thread.
+_ROWS_BESIDE: Final = 20_000
 
 
 @final
@@ -197,18 +204,22 @@ def write_batches(reader: Any, path: Path, hasher: ContentHasher | None) -> None
     """
     # Only text repeats so often that a dictionary pays for the time that it takes.
     text: Any = [field.name for field in reader.schema if not pa.types.is_primitive(field.type) and not pa.types.is_nested(field.type)]
-    with pq.ParquetWriter(path, reader.schema, compression="zstd", compression_level=1, use_dictionary=text or False) as writer:
-        for group in _row_groups(reader, None if hasher is None else hasher.update):
+    with (
+        pq.ParquetWriter(path, reader.schema, compression="zstd", compression_level=1, use_dictionary=text or False) as writer,
+        ThreadPoolExecutor(1, "pipedag-hash") as worker,
+    ):
+        for group in _row_groups(reader):
+            hashed = None if hasher is None else _beside(worker, partial(_hash_all, hasher, group), group.num_rows)
             # What is gathered from small batches may be a little more, which would leave a tiny group.
             writer.write_table(group, row_group_size=GROUP_ROWS if group.num_rows >= 2 * GROUP_ROWS else max(group.num_rows, 1))
+            if hashed is not None:
+                hashed()
 
 
-def _row_groups(reader: Any, see: Callable[[Any], None] | None) -> Iterator[pa.Table]:
+def _row_groups(reader: Any) -> Iterator[pa.Table]:
     held: list[Any] = []
     rows = size = 0
     for batch in reader:
-        if see is not None:
-            see(batch)
         held.append(batch)
         rows += batch.num_rows
         size += batch.nbytes
@@ -217,6 +228,41 @@ def _row_groups(reader: Any, see: Callable[[Any], None] | None) -> Iterator[pa.T
             held, rows, size = [], 0, 0
     if held:
         yield pa.Table.from_batches(held)
+
+
+def _hash_all(hasher: ContentHasher, table: pa.Table) -> None:
+    for batch in table.to_batches():
+        hasher.update(batch)
+
+
+def hash_beside(source: Callable[[], Any], rows: int | None, where: str, write: Callable[[], object]) -> str | None:
+    """Write a table while another thread hashes its rows: both are done outside of Python, and a library that writes leaves time for it.
+
+    Args:
+        source: Returns the rows, as an object with `__arrow_c_stream__`.
+        rows: How many there are, if that is known; few are hashed before they are written.
+        where: Task and table, for messages.
+        write: Writes them.
+
+    Returns:
+        As `hash_batches`.
+
+    Raises:
+        MaterializationError: A column has a type that only its own library knows.
+        Exception: What `write` raises.
+    """
+    with ThreadPoolExecutor(1, "pipedag-hash") as worker:
+        hashed = _beside(worker, lambda: hash_batches(batches(source(), where)), _ROWS_BESIDE if rows is None else rows)
+        write()
+        return hashed()
+
+
+def _beside(worker: ThreadPoolExecutor, work: Callable[[], T], rows: int) -> Callable[[], T]:
+    """Do the work in the worker, or at once if it is little, and return what waits for its outcome."""
+    if rows >= _ROWS_BESIDE:
+        return worker.submit(work).result
+    done = work()
+    return lambda: done
 
 
 def hash_batches(reader: Any) -> str | None:

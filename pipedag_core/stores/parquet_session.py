@@ -250,9 +250,13 @@ class ParquetSession:
         path = self._layout.path(location)
         content = None
         if isinstance(data, FileData) and not target.options.type_map:
-            if target.hash_content:
-                content = self.hash_rows(data)
-            data.write(str(path))
+            write = partial(data.write, str(path))
+            if target.hash_content and data.stream is not None:
+                from pipedag_core.stores import parquet_files
+
+                content = parquet_files.hash_beside(data.stream, data.rows, where, write)
+            else:
+                write()
             return self._finish(location, target, where, content)
         if data.stream is None:
             assert isinstance(data, FileData)
