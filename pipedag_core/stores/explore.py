@@ -2,17 +2,22 @@
 
 It is a convenience and never read by pipedag. A copy of it is brought up to date under another name and moved into place, so that whoever has the
 old one open keeps it; but never beside a write-ahead log, which DuckDB would replay into the new file.
+
+The copy is made in memory where the system offers that as a folder: DuckDB waits for the disk at every commit, and with some file systems that means
+until all tables just written are on it, too.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 from uuid import uuid4
 
@@ -28,6 +33,9 @@ _STAMP: Final = ".explore"
 #: Times that the file is made, where another process makes its own between our file and its stamp.
 _TRIES: Final = 5
 
+#: A folder in memory, on Linux, and the room that must be free in it beside the file.
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the file gets a folder of its own there, for this user only
+_ROOM: Final = 16 * 2**20
 
 #: Lends a connection to a DuckDB database that is open already.
 Lend = Callable[[], AbstractContextManager[Any]]
@@ -121,21 +129,34 @@ def _replace(base: Path, stages: Mapping[str, Mapping[str, Path]], stamp: _Stamp
 
     base.mkdir(parents=True, exist_ok=True)
     fresh = base / f".{uuid4().hex}.duckdb"
-    try:
+    with TemporaryDirectory(prefix="pipedag-", dir=_workshop(base)) as workshop:
+        made = Path(workshop) / fresh.name
         if stamp is not None:
-            shutil.copyfile(base / _NAME, fresh)
+            shutil.copyfile(base / _NAME, made)
         with lend() as connection:
-            problem, skipped = explore_views.write(connection, fresh, {} if stamp is None else stamp.views, stages)
+            problem, skipped = explore_views.write(connection, made, {} if stamp is None else stamp.views, stages)
         if problem is not None:
             if stamp is None:
                 log.warning("%s could not be made: %s", _NAME, problem)
             return False
         for item, why in skipped.items():
             log.warning("%s is not shown in %s: %s", ".".join(item), _NAME, why)
-        version = _version(fresh)
-        fresh.replace(base / _NAME)
-        (base / _STAMP).write_text(json.dumps([version, _wanted(stages), list(skipped)]), encoding="utf-8")
-    finally:
-        for leftover in (fresh, fresh.with_name(fresh.name + ".wal")):
-            leftover.unlink(missing_ok=True)
+        try:
+            shutil.copyfile(made, fresh)
+            version = _version(fresh)
+            fresh.replace(base / _NAME)
+            (base / _STAMP).write_text(json.dumps([version, _wanted(stages), list(skipped)]), encoding="utf-8")
+        finally:
+            fresh.unlink(missing_ok=True)
     return True
+
+
+def _workshop(base: Path) -> Path:
+    """Return the folder in which the file is made."""
+    try:
+        there = (base / _NAME).stat().st_size if (base / _NAME).exists() else 0
+        if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2 * there + _ROOM:
+            return _MEMORY
+    except OSError:
+        log.debug("%s cannot be used", _MEMORY, exc_info=True)
+    return base
