@@ -79,7 +79,7 @@ class StoredTable:
         identity: Hash of what it is; equal identities promise equal rows, columns and options.
         rows: Count, where the store knows it.
         size: Bytes, where the store knows it.
-        content_hash: Hash of schema and rows with its algorithm's name (`arrow2:...`), or None. Where the order of rows does not count in it,
+        content_hash: Hash of schema and rows with its algorithm's name (`arrow3:...`), or None. Where the order of rows does not count in it,
             a hash of that order may follow behind `#`.
         options: What was declared with it.
         query: The query that made it, with readable names, or None.

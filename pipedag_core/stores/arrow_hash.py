@@ -9,17 +9,17 @@ then only the valid values, so that no padding is ever hashed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from hashlib import sha256
 from typing import Any, Final, final
 
 import pyarrow as pa
 import pyarrow.compute as kernels
+from blake3 import blake3
 
 from pipedag_core.errors import UnsupportedByStore
 from pipedag_core.hashing import digest
 
 #: Name and version of the rules; a change of them gets a new name.
-ALGORITHM: Final = "arrow2"
+ALGORITHM: Final = "arrow3"
 
 _types = pa.types
 
@@ -146,7 +146,7 @@ class ContentHasher:
             self._is_possible = False
 
     def result(self) -> str | None:
-        """Return `arrow2:<hex>` for all rows so far, or None if Arrow lacks what it takes to hash them."""
+        """Return `arrow3:<hex>` for all rows so far, or None if Arrow lacks what it takes to hash them."""
         if not self._is_possible:
             return None
         return f"{ALGORITHM}:{digest(self._schema, str(self._rows), *(column.digest() for column in self._columns))}"
@@ -157,7 +157,7 @@ class _Column(ABC):
 
     def __init__(self) -> None:
         self._rows = 0
-        self._nulls = sha256()
+        self._nulls = blake3()
 
     def add(self, array: Any) -> None:
         """Take in the next values."""
@@ -193,7 +193,7 @@ class _Plain(_Column):
     def __init__(self, width: int) -> None:
         super().__init__()
         self._width = width
-        self._values = sha256()
+        self._values = blake3()
 
     def _add_values(self, array: Any) -> None:
         if self._width:
@@ -248,8 +248,8 @@ class _Binary(_Column):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lengths = sha256()
-        self._bytes = sha256()
+        self._lengths = blake3()
+        self._bytes = blake3()
 
     def _add_values(self, array: Any) -> None:
         self._lengths.update(_fixed_bytes(pc.binary_length(array).cast(pa.int64()), 8))
@@ -269,7 +269,7 @@ class _List(_Column):
 
     def __init__(self, items: pa.DataType) -> None:
         super().__init__()
-        self._lengths = sha256()
+        self._lengths = blake3()
         self._items = _column(items)
 
     def _add_values(self, array: Any) -> None:
@@ -285,7 +285,7 @@ class _Map(_Column):
 
     def __init__(self, kind: Any) -> None:
         super().__init__()
-        self._lengths = sha256()
+        self._lengths = blake3()
         self._keys = _column(kind.key_type)
         self._items = _column(kind.item_type)
 

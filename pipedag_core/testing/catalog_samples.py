@@ -41,7 +41,7 @@ def table(id: str, key: GenerationKey, name: str, *, identity: str = "") -> Stor
     location = f"{key.stage}/g{key.number}/{id}"
     query = "SELECT 'Ä' AS \"x\""
     return StoredTable(
-        id, key.stage, key.number, name, location, schema, identity or f"identity-{id}", 7, 1234, "arrow2:ab", options, query, "1-ab"
+        id, key.stage, key.number, name, location, schema, identity or f"identity-{id}", 7, 1234, "arrow3:ab", options, query, "1-ab"
     )
 
 

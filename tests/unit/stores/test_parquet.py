@@ -97,7 +97,7 @@ def test_a_frame_in_memory_has_one_hash_however_it_is_handed_over(session):
 def test_all_text_that_polars_has_can_be_hashed(session, column):
     frame = pl.DataFrame({"a": column})
     stored = keep(session, FileData(frame.write_parquet, lambda: frame), hash_content=True)
-    assert stored.content_hash.startswith("arrow2:")
+    assert stored.content_hash.startswith("arrow3:")
     assert session.hash_rows(FileData(frame.write_parquet, lambda: frame.head(1))) != stored.content_hash
     assert session.hash_rows(BatchData(lambda: frame.head(1).vstack(frame.tail(-1)), in_memory=True)) == stored.content_hash
 
