@@ -196,11 +196,11 @@ class PostgresDialect:
             self._schemas.discard(schema)
             self._try(lambda connection, schema=schema: readable.drop_if_empty(connection, schema), f"schema {schema}")
 
-    def _try(self, action: Callable[[Any], None], what: str, *, quiet: bool = False) -> bool:
+    def _try(self, action: Callable[[Any], object], what: str, patience_ms: int = _DROP_PATIENCE_MS, *, quiet: bool = False) -> bool:
         """Carry out a part of clean-up; what is in use, or has something of other people on top, stays for the next time."""
 
         def patient(connection: Any) -> None:
-            connection.execute(f"SET LOCAL lock_timeout = {_DROP_PATIENCE_MS}")
+            connection.execute(f"SET LOCAL lock_timeout = {patience_ms}")
             action(connection)
 
         try:
@@ -237,9 +237,11 @@ class PostgresDialect:
             self._try(lambda connection, schema=schema: readable.drop_old(connection, schema), f"schema {schema}")
 
     def settle(self, schemas: Sequence[str]) -> None:
-        """Remove schemas that a commit has left behind, if nobody uses them any more."""
-        for schema in schemas:
-            self._try(lambda connection, schema=schema: readable.drop_old(connection, schema), f"schema {schema}", quiet=True)
+        """Remove schemas that a commit has left behind, if nobody uses them any more; else they are left to clean-up."""
+        if schemas:
+            self._try(
+                lambda connection: readable.drop_left(connection, schemas), "what a commit left behind", readable.SETTLE_MS, quiet=True
+            )
 
     def show_generation(self, stage: str, number: int, tables: Mapping[str, Place]) -> None:
         """Make views in a generation's schema to those of its tables that are elsewhere."""
