@@ -156,22 +156,19 @@ class PostgresDialect:
 
     def has_schema(self, schema: str) -> bool:
         """Return whether a schema is there."""
-        return self.run(
-            lambda connection: connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", (quote_identifier(schema),)).fetchone()[0],
-            f"Schema {schema}",
-        )
+        return self._ask("SELECT to_regnamespace(%s) IS NOT NULL", (quote_identifier(schema),), f"Schema {schema}")[0][0]
 
     # --- tables -------------------------------------------------------------------------------------------------------------------
 
     def missing(self, places: Sequence[Place]) -> Sequence[Place]:
         """Return those of the places at which there is no table, by one query."""
         sql = "SELECT i FROM unnest(%s::text[]) WITH ORDINALITY AS v (place, i) WHERE to_regclass(place) IS NULL"
-        rows = self.run(lambda connection: connection.execute(sql, ([place.sql for place in places],)).fetchall(), "Stored tables")
+        rows = self._ask(sql, ([place.sql for place in places],), "Stored tables")
         return [places[number - 1] for (number,) in rows]
 
     def found(self) -> Iterator[Found]:
         """Yield all tables in schemas of generations, and schemas that a commit left behind."""
-        rows = self.run(lambda connection: connection.execute(_FOUND, (self.names.prefix,)).fetchall(), "The tables of the store")
+        rows = self._ask(_FOUND, (self.names.prefix,), "The tables of the store")
         seen: set[str] = set()
         for schema, table in rows:
             if self.names.is_old(schema):
@@ -271,5 +268,12 @@ class PostgresDialect:
         """Carry out one transaction of the store's own; its errors come out as ours."""
         try:
             return self.database.run(action)
+        except psycopg.Error as error:
+            raise translate(error, where, "") from error
+
+    def _ask(self, query: str, values: Sequence[Any], where: str) -> list[tuple[Any, ...]]:
+        """Return the rows of one query of the store's own."""
+        try:
+            return self.database.ask(query, values)
         except psycopg.Error as error:
             raise translate(error, where, "") from error
