@@ -397,11 +397,13 @@ def missing(session: Session, run: Run, objects: Sequence[StoredObject]) -> set[
     blobs = {item.location: item for item in objects if isinstance(item, StoredBlob)}
     gone = {table.id for table in session.tables.missing(tables)} if tables else set[str]()
     memory.note_there(table.id for table in tables if table.id not in gone)
+    # What else is gone is told by the task that looks for it.
+    gone &= {item.id for item in objects}
     if blobs:
         gone |= {blobs[location].id for location in session.blobs.missing({location: blob.size for location, blob in blobs.items()})}
     if gone:
         memory.forget_objects(tuple(gone))
-    return gone & {item.id for item in objects}
+    return gone
 
 
 def refuse_opaque(place: Place, slots: Sequence[Slot]) -> None:
