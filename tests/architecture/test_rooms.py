@@ -10,6 +10,7 @@ from tests.architecture.house import ROOT, is_foreign, sources
 ROOMS = {
     "adbc_driver_postgresql": ["pipedag_core/stores/dialects/postgres"],
     "airflow": ["pipedag_airflow/"],
+    "blake3": ["pipedag_core/stores/arrow_hash.py"],
     "dagster": ["pipedag_dagster/"],
     "dask": ["pipedag_core/engines/dask.py"],
     "duckdb": ["pipedag_core/stores/", "pipedag_core/hooks/duckdb", "pipedag_core/production/sql.py"],
