@@ -12,11 +12,13 @@ from typing import Any, Final, final
 import psycopg
 
 from pipedag_core.catalogs import statements
+from pipedag_core.catalogs.postgres_recording import RECORD, parameters
 from pipedag_core.catalogs.sql import SqlCatalog
 from pipedag_core.catalogs.transaction import Row
 from pipedag_core.databases.postgres import Connection, Database, advice, is_lost, text_of
 from pipedag_core.errors import CatalogError
 from pipedag_core.naming import quote_identifier
+from pipedag_core.ports import catalogs as port
 
 #: Seconds that a writer waits for others, each of whom takes milliseconds; commits wait for readers before they keep others from writing.
 _PATIENCE_S: Final = 60
@@ -176,9 +178,27 @@ class PostgresCatalog(SqlCatalog):
     def _begin(self, durable: bool) -> str:
         # What is not durable goes to the disk with the next commit that is, in the order in which it was written.
         access = "READ ONLY" if self._read_only else "READ WRITE"
-        return f"BEGIN ISOLATION LEVEL READ COMMITTED {access}; SET LOCAL lock_timeout = '{_PATIENCE_S}s'" + (
-            "; SET LOCAL synchronous_commit TO DEFAULT" if durable else ""
-        )
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED {access}" + ("; SET LOCAL synchronous_commit TO DEFAULT" if durable else "")
+
+    def record_all(self, run_id: str, records: Sequence[port.Record]) -> None:
+        """See `Catalog.record_all`. One way to the server and back, where nothing stands against it."""
+        values = parameters(run_id, records, self._clock()) if records else None
+        if values is None or not self._recorded(values):
+            super().record_all(run_id, records)
+
+    def _recorded(self, values: Mapping[str, Any]) -> bool:
+        with self.database.connection() as connection:
+            try:
+                # Without a transaction of its own, a pipeline is one.
+                with connection.pipeline():
+                    connection.execute(self.exclude)
+                    answer = connection.execute(RECORD, values, prepare=True)
+                return answer.fetchone()[0]
+            except psycopg.Error as error:
+                # It may have been lost while nobody used it. To record a second time does no harm.
+                if connection.closed:
+                    return False
+                raise self.error(error, connection) from error
 
     def close(self) -> None:
         """Close the connections. Closing twice is no error."""
@@ -265,7 +285,13 @@ class PostgresCatalog(SqlCatalog):
 
 def open_database(url: str, schema: str, **options: Any) -> Database:
     """Return the database as a catalog in this schema needs it; `options` are those of `Database`."""
-    return Database(url, settings=(f"search_path = {quote_identifier(schema)}", "synchronous_commit = off"), **options)
+    settings = (
+        f"search_path = {quote_identifier(schema)}",
+        "synchronous_commit = off",
+        "default_transaction_isolation = 'read committed'",
+        f"lock_timeout = '{_PATIENCE_S}s'",
+    )
+    return Database(url, settings=settings, **options)
 
 
 def is_there(database: Database, schema: str) -> bool:

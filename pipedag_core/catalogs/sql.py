@@ -162,8 +162,7 @@ class SqlCatalog(ABC):
         Raises:
             StoredDataMissing: The result points to an object that clean-up has removed, or that was struck, since it was found.
         """
-        with self._writing() as tx:
-            recording.record(tx, run_id, (port.Record(generation, result, new),), now=self._clock())
+        self.record_all(run_id, (port.Record(generation, result, new),))
 
     def record_all(self, run_id: str, records: Sequence[port.Record]) -> None:
         """See `Catalog.record_all`."""

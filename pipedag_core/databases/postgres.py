@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, final
@@ -186,6 +186,19 @@ class Database:
                     if number == _TRIES or not (lost_before or error.sqlstate in _AGAIN):
                         raise
             time.sleep(0.01 * number**2)
+        raise AssertionError
+
+    def ask(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of one query that changes nothing, as a transaction of its own: one way to the server and back."""
+        for number in range(1, _TRIES + 1):
+            with self.connection() as connection:
+                try:
+                    return connection.execute(query, values).fetchall()
+                except psycopg.Error:
+                    # It was lost, perhaps while nobody used it, and others with it.
+                    if number == _TRIES or not connection.closed:
+                        raise
+            self.close()
         raise AssertionError
 
     def close(self) -> None:

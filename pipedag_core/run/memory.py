@@ -3,7 +3,8 @@
 Such a run asks the catalog once per stage and not once per task, and records results that only point to what is current anyway in batches. What
 the catalog promises stays as it is:
 
-* While the run holds a stage's lease nobody else changes the stage, so what was read ahead stays true; what is not among it is asked for.
+* While the run holds a stage's lease nobody else changes the stage, so what was read ahead stays true; what is not among it is asked for. That
+  includes that the tables of its current generation are there, which clean-up leaves alone.
 * A result that waits to be recorded points to objects of the current generation only, which clean-up leaves alone. If the process dies before
   it is recorded, the next run finds the same result again.
 * Everything that waits is recorded, in one transaction, together with the next result that holds something new, and before the stage is
@@ -16,13 +17,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
 from pipedag_core.errors import DuplicateName
 from pipedag_core.ports.catalogs import Catalog, FoundResult, GenerationKey, KnownObject, NewObject, Record, TaskKey, TaskResult
-from pipedag_core.ports.data import StoredObject
+from pipedag_core.ports.data import StoredObject, StoredTable
 
 #: Seconds for which a result may wait to be recorded, so that others can see how far the run is.
 PATIENCE_S = 0.2
@@ -42,6 +43,7 @@ class StageMemory:
         is_untouched: Nor is there any result of a run that failed.
         current: Ids of objects that the current generation points to.
         names: Readable name -> task, of what this run has given in this stage.
+        is_looked_for: The table store was asked whether the tables of the current generation are there.
     """
 
     results: dict[str, FoundResult] | None = None
@@ -54,6 +56,7 @@ class StageMemory:
     is_untouched: bool = False
     current: set[str] = field(default_factory=set[str])
     names: dict[str, str] = field(default_factory=dict[str, str])
+    is_looked_for: bool = False
 
 
 @final
@@ -73,6 +76,7 @@ class RunMemory:
         self._lock = threading.RLock()
         self._stages: dict[str, StageMemory] = {}
         self._given: dict[tuple[str, str], FoundResult] = {}
+        self._there: set[str] = set()
         self._waiting: list[Record] = []
         self._waiting_since = 0.0
 
@@ -129,6 +133,27 @@ class RunMemory:
                     return None
         return self._catalog.previous(stage, task)
 
+    def to_look_for(self, tables: Sequence[StoredTable]) -> Sequence[StoredTable]:
+        """Return those of the tables of which the store has yet to say whether they are there.
+
+        If there is one, all others that tasks of open stages may find are with it: the store is asked once per stage, and not once per task.
+        """
+        if not self._remembers:
+            return tables
+        with self._lock:
+            wanted = {table.id: table for table in tables if table.id not in self._there}
+            for memory in self._stages.values() if wanted else ():
+                if memory.objects is not None and not memory.is_looked_for:
+                    memory.is_looked_for = True
+                    known = (item for item in memory.objects.values() if isinstance(item, StoredTable))
+                    wanted.update({item.id: item for item in known if item.id in memory.current})
+            return list(wanted.values())
+
+    def note_there(self, ids: Iterable[str]) -> None:
+        """Note that the store has these tables."""
+        with self._lock:
+            self._there.update(ids)
+
     def forget_objects(self, ids: Sequence[str]) -> None:
         """As `Catalog.forget_objects`."""
         self._catalog.forget_objects(ids)
@@ -174,12 +199,14 @@ class RunMemory:
             for stage in stages:
                 self._stages.pop(stage, None)
             self._waiting = [record for record in self._waiting if record.generation.stage not in stages]
+            self._there.clear()
 
     def forget_all(self) -> None:
         """Forget what was read ahead, so that the catalog is asked again."""
         with self._lock:
             for stage, memory in self._stages.items():
                 self._stages[stage] = StageMemory(names=memory.names)
+            self._there.clear()
 
     # --- inside -------------------------------------------------------------------------------------------------------------------
 

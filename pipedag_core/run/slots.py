@@ -392,13 +392,17 @@ def has_rows(slot: Slot) -> bool:
 
 def missing(session: Session, run: Run, objects: Sequence[StoredObject]) -> set[str]:
     """Return the ids of objects whose data is gone, and strike them from the catalog, so that they count as a miss from now on."""
-    tables = [item for item in objects if isinstance(item, StoredTable)]
+    memory = run.catalog(session)
+    tables = memory.to_look_for([item for item in objects if isinstance(item, StoredTable)])
     blobs = {item.location: item for item in objects if isinstance(item, StoredBlob)}
     gone = {table.id for table in session.tables.missing(tables)} if tables else set[str]()
+    memory.note_there(table.id for table in tables if table.id not in gone)
+    # What else is gone is told by the task that looks for it.
+    gone &= {item.id for item in objects}
     if blobs:
         gone |= {blobs[location].id for location in session.blobs.missing({location: blob.size for location, blob in blobs.items()})}
     if gone:
-        run.catalog(session).forget_objects(tuple(gone))
+        memory.forget_objects(tuple(gone))
     return gone
 
 

@@ -130,9 +130,7 @@ class SqlSession:
         order = self._order(target, where)
         if isinstance(data, QueryData):
             prepared = prepared or self.prepare(data.text, {}, frozenset())
-            from pipedag_core.stores import sqltext
-
-            if len(sqltext.split(prepared.text, self._dialect.syntax)) != 1:
+            if prepared.statements != 1:
                 raise MaterializationError(
                     f"{where}: a table is made from one query, and this text holds several statements. Return RawSql(...) for a script.\n"
                     f"{prepared.readable}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import re
 import threading
 import uuid
 
@@ -21,7 +22,7 @@ from pipedag_core.catalogs.owner import this_process
 from pipedag_core.cli.app import app
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import PipedagError
-from pipedag_core.ports.events import NamesSwitchedEarly
+from pipedag_core.ports.events import NamesSwitchedEarly, StepEnded, StepStarted
 from pipedag_core.run.rolling_back import roll_back
 from pipedag_core.runner import clean_up
 from tests.postgres_server import url_with
@@ -350,6 +351,46 @@ def test_a_reader_that_stays_is_not_waited_for_longer_than_commit_wait_and_is_to
     assert make_flow(extra=3)[0].run(config=config).successful
     clean_up(config)
     assert ask("SELECT nspname FROM pg_namespace WHERE starts_with(nspname, '{}features__old')") == []
+
+
+def test_all_waits_of_a_commit_share_one_allowance(make_config, postgres_url, schema_prefix, ask, monkeypatch):
+    config = make_config(commit_wait=0.3, keep_dependent_views=True)
+    assert make_flow(extra=1)[0].run(config=config).successful
+    ask(
+        "CREATE SCHEMA {}theirs; CREATE VIEW {}theirs.v WITH (security_invoker = true) AS SELECT x FROM {}features.extra; CREATE VIEW {}theirs.w AS SELECT x FROM {}theirs.v"
+    )
+    waits = []
+    is_committing = False
+    execute = psycopg.Connection.execute
+
+    def recorded(self, query, *args, **more):
+        if is_committing:
+            waits.extend(int(ms) for ms in re.findall(r"lock_timeout = (\d+)", str(query)))
+        return execute(self, query, *args, **more)
+
+    class Listener:
+        def on_event(self, event):
+            nonlocal is_committing
+            if isinstance(event, (StepStarted, StepEnded)):
+                step = event.step if isinstance(event, StepStarted) else event.report.step
+                is_committing = isinstance(event, StepStarted) and step == "commit:features"
+
+    monkeypatch.setattr(psycopg.Connection, "execute", recorded)
+    with psycopg.connect(postgres_url) as one, psycopg.connect(postgres_url) as other:
+        one.execute(f"SELECT x FROM {schema_prefix}full_features.extra")
+        other.execute(f"SELECT i FROM {schema_prefix}full_features.selected")
+        assert make_flow(extra=2)[0].run(config=config, observers=[Listener()]).successful
+    assert len(waits) > 3
+    assert sum(waits) <= 300 + 100
+    assert ask("SELECT x FROM {}theirs.w") == [(2,)]
+    assert ask("SELECT reloptions FROM pg_class WHERE oid = '{}theirs.v'::regclass") == [(["security_invoker=true"],)]
+
+    # Their views cannot be made again while somebody reads them.
+    with psycopg.connect(postgres_url) as reader:
+        reader.execute(f"SELECT x FROM {schema_prefix}full_theirs.w")
+        with pytest.raises(PipedagError, match=r'reading .*theirs"\."w".* longer than commit_wait \(0\.3 s\)'):
+            make_flow(extra=3)[0].run(config=config, fail_fast=True)
+    assert ask("SELECT x FROM {}theirs.w") == [(2,)]
 
 
 def test_single_statements_never_see_two_states_while_commits_wait_for_them(make_config, postgres_url, schema_prefix):

@@ -156,22 +156,19 @@ class PostgresDialect:
 
     def has_schema(self, schema: str) -> bool:
         """Return whether a schema is there."""
-        return self.run(
-            lambda connection: connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", (quote_identifier(schema),)).fetchone()[0],
-            f"Schema {schema}",
-        )
+        return self._ask("SELECT to_regnamespace(%s) IS NOT NULL", (quote_identifier(schema),), f"Schema {schema}")[0][0]
 
     # --- tables -------------------------------------------------------------------------------------------------------------------
 
     def missing(self, places: Sequence[Place]) -> Sequence[Place]:
         """Return those of the places at which there is no table, by one query."""
         sql = "SELECT i FROM unnest(%s::text[]) WITH ORDINALITY AS v (place, i) WHERE to_regclass(place) IS NULL"
-        rows = self.run(lambda connection: connection.execute(sql, ([place.sql for place in places],)).fetchall(), "Stored tables")
+        rows = self._ask(sql, ([place.sql for place in places],), "Stored tables")
         return [places[number - 1] for (number,) in rows]
 
     def found(self) -> Iterator[Found]:
         """Yield all tables in schemas of generations, and schemas that a commit left behind."""
-        rows = self.run(lambda connection: connection.execute(_FOUND, (self.names.prefix,)).fetchall(), "The tables of the store")
+        rows = self._ask(_FOUND, (self.names.prefix,), "The tables of the store")
         seen: set[str] = set()
         for schema, table in rows:
             if self.names.is_old(schema):
@@ -196,11 +193,11 @@ class PostgresDialect:
             self._schemas.discard(schema)
             self._try(lambda connection, schema=schema: readable.drop_if_empty(connection, schema), f"schema {schema}")
 
-    def _try(self, action: Callable[[Any], None], what: str, *, quiet: bool = False) -> bool:
+    def _try(self, action: Callable[[Any], object], what: str, patience_ms: int = _DROP_PATIENCE_MS, *, quiet: bool = False) -> bool:
         """Carry out a part of clean-up; what is in use, or has something of other people on top, stays for the next time."""
 
         def patient(connection: Any) -> None:
-            connection.execute(f"SET LOCAL lock_timeout = {_DROP_PATIENCE_MS}")
+            connection.execute(f"SET LOCAL lock_timeout = {patience_ms}")
             action(connection)
 
         try:
@@ -237,9 +234,11 @@ class PostgresDialect:
             self._try(lambda connection, schema=schema: readable.drop_old(connection, schema), f"schema {schema}")
 
     def settle(self, schemas: Sequence[str]) -> None:
-        """Remove schemas that a commit has left behind, if nobody uses them any more."""
-        for schema in schemas:
-            self._try(lambda connection, schema=schema: readable.drop_old(connection, schema), f"schema {schema}", quiet=True)
+        """Remove schemas that a commit has left behind, if nobody uses them any more; else they are left to clean-up."""
+        if schemas:
+            self._try(
+                lambda connection: readable.drop_left(connection, schemas), "what a commit left behind", readable.SETTLE_MS, quiet=True
+            )
 
     def show_generation(self, stage: str, number: int, tables: Mapping[str, Place]) -> None:
         """Make views in a generation's schema to those of its tables that are elsewhere."""
@@ -269,5 +268,12 @@ class PostgresDialect:
         """Carry out one transaction of the store's own; its errors come out as ours."""
         try:
             return self.database.run(action)
+        except psycopg.Error as error:
+            raise translate(error, where, "") from error
+
+    def _ask(self, query: str, values: Sequence[Any], where: str) -> list[tuple[Any, ...]]:
+        """Return the rows of one query of the store's own."""
+        try:
+            return self.database.ask(query, values)
         except psycopg.Error as error:
             raise translate(error, where, "") from error

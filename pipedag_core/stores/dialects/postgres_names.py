@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, final
 
 import psycopg
@@ -17,8 +18,11 @@ from pipedag_core.stores.sql_names import Names, Place
 #: What the comment on a readable schema begins with; the stage's name follows. Other schemas are none of our business.
 MARK: Final = "pipedag stage "
 
-#: Milliseconds that one try to get all views for a commit waits for each. Shorter than the second after which the server looks for deadlocks.
+#: Milliseconds that one try to get all views for a commit waits in all. Shorter than the second after which the server looks for deadlocks.
 _TRY_MS: Final = 50
+
+#: Milliseconds that a commit waits, after it has switched, for those who still use what it has left behind.
+SETTLE_MS: Final = 20
 
 _VIEWS: Final = """
     SELECT DISTINCT n.nspname, obj_description(n.oid, 'pg_namespace'), v.relname, tn.nspname, t.relname
@@ -44,9 +48,10 @@ _DEPENDENTS: Final = """
         SELECT r.ev_class, a.depth + 1 FROM above a JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = a.oid
             AND d.classid = 'pg_catalog.pg_rewrite'::regclass JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
         WHERE r.ev_class <> a.oid AND a.depth < 100)
-    SELECT n.nspname, c.relname, c.relkind::text, max(a.depth) FROM above a JOIN pg_catalog.pg_class c ON c.oid = a.oid
+    SELECT n.nspname, c.relname, c.relkind::text, array_to_string(c.reloptions, ', '), max(a.depth)
+    FROM above a JOIN pg_catalog.pg_class c ON c.oid = a.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE a.depth > 0 AND c.relnamespace <> %(schema)s
-    GROUP BY 1, 2, 3 ORDER BY 4, 1, 2"""
+    GROUP BY 1, 2, 3, 4 ORDER BY 5, 1, 2"""
 
 _GRANTS: Final = """
     SELECT 'view', c.relname, NULL, coalesce(g.rolname, ''), a.privilege_type, a.is_grantable FROM pg_catalog.pg_class c, aclexplode(c.relacl) a
@@ -113,8 +118,8 @@ class Switch:
     What may take long is done in `prepare`: the new views are built in a schema beside, and those who read the old ones are waited for. For a statement
     that reads several tables of a stage must find all of them old, or all of them new. A statement looks names up one after another, so the old views
     are locked before they go; who comes later waits for the commit and finds the new ones. Locks are tried for a moment each, and given back in between,
-    so that neither readers nor the commit wait for each other for long. After `wait_s` the names are switched without locks: then a statement that
-    looks up its names in that very moment may see both states.
+    so that neither readers nor the commit wait for each other for long. `wait_s` is one allowance for all tries of a switch, however often it is begun.
+    When it is used up the names are switched without locks: then a statement that looks up its names in that very moment may see both states.
 
     Args:
         names: How schemas are named.
@@ -138,8 +143,9 @@ class Switch:
         self._wait_s = wait_s
         self._keep = keep_dependents
         self._settle = settle
-        self._dependents: dict[str, list[tuple[Place, str]]] = {}
+        self._dependents: dict[str, dict[Place, str]] = {}
         self._old: dict[str, list[str]] = {}
+        self._since: float | None = None
         self.waited_s = 0.0
         #: Whether no reader can have seen two states.
         self.exact = True
@@ -185,7 +191,8 @@ class Switch:
             if stage in self._generations:
                 show_generation(connection, self._names.generation(stage, self._generations[stage]), stages[stage])
             connection.execute(";\n".join(self._building(connection, oid, stage, stages[stage])))
-        self._lock(connection)
+        with self._explained():
+            self._lock(connection)
 
     def publish_places(self, connection: Any, stages: Mapping[str, Mapping[str, Place]]) -> None:
         """Give the new views the readable names."""
@@ -195,22 +202,29 @@ class Switch:
             if _oid(connection, schema) is not None:
                 old = self._free_name(connection, stage)
                 statements += [_rename(schema, old), f"COMMENT ON SCHEMA {quote_identifier(old)} IS NULL", _rename(fresh, schema)]
-                statements += [f"CREATE OR REPLACE VIEW {place.sql} AS {definition}" for place, definition in self._dependents[stage]]
+                statements += self._dependents[stage].values()
                 if self.exact:
                     statements += _dropping(old, self._old[stage])
                 else:
                     self.left.append(old)
             else:
                 statements.append(_rename(fresh, schema))
-        try:
+        with self._explained():
             connection.execute(";\n".join(statements))
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        told = ", ".join(sorted(self._old))
+        try:
+            yield
         except psycopg.errors.InsufficientPrivilege as error:
             raise StoreError(
-                f"The readable names of {', '.join(sorted(stages))} cannot be switched: {error}\nThe schemas have to belong to the user of the table store.",
+                f"The readable names of {told} cannot be switched: {error}\nThe schemas, and views of other people that are to be made again, "
+                "have to belong to the user of the table store.",
             ) from error
         except (psycopg.errors.InvalidTableDefinition, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
             raise StoreError(
-                f"A view of other people on top of {', '.join(sorted(stages))} cannot be made again on the new tables: {error}\nDrop or change it, then run again."
+                f"A view of other people on top of {told} cannot be made again on the new tables: {error}\nDrop or change it, then run again."
             ) from error
 
     def _refuse_others(self, connection: Any, oid: int, stage: str, schema: str) -> None:
@@ -225,23 +239,25 @@ class Switch:
 
     def _note_dependents(self, connection: Any, oid: int, stage: str, schema: str) -> None:
         found = connection.execute(_DEPENDENTS, {"schema": oid}).fetchall()
-        if found and (not self._keep or any(kind != "v" for _, _, kind, _ in found)):
-            told = ", ".join(f"{Place(where, name).sql}{'' if kind == 'v' else ' (not a plain view)'}" for where, name, kind, _ in found)
+        if found and (not self._keep or any(row[2] != "v" for row in found)):
+            told = ", ".join(f"{Place(where, name).sql}{'' if kind == 'v' else ' (not a plain view)'}" for where, name, kind, *_ in found)
             raise StoreError(
                 f"Stage {stage} cannot be committed: there are views of other people on top of schema {schema}, which is replaced as a whole: {told}. "
                 "Drop them, or set keep_dependent_views: true in table_store.args, which makes plain views again with every commit.",
                 stage=stage,
-                views=[f"{where}.{name}" for where, name, _, _ in found],
+                views=[f"{where}.{name}" for where, name, *_ in found],
             )
-        definitions: list[tuple[Place, str]] = []
+        definitions: dict[Place, str] = {}
         if found:
             # With an empty path, all names in definitions say where they are.
             [(path,)] = connection.execute("SELECT current_setting('search_path')").fetchall()
             connection.execute("SET LOCAL search_path = ''")
-            for where, name, _, _ in found:
+            for where, name, _, options, _ in found:
                 place = Place(where, name)
                 [(text,)] = connection.execute("SELECT pg_catalog.pg_get_viewdef(%s::regclass)", (place.sql,)).fetchall()
-                definitions.append((place, text.rstrip().rstrip(";")))
+                # Options that are not named would be lost, such as whose rights count when the view is read.
+                more = f" WITH ({options})" if options else ""
+                definitions[place] = f"CREATE OR REPLACE VIEW {place.sql}{more} AS {text.rstrip().rstrip(';')}"
             connection.execute("SELECT pg_catalog.set_config('search_path', %s, true)", (path,))
         self._dependents[stage] = definitions
 
@@ -259,36 +275,64 @@ class Switch:
         return [statement for statement in statements if statement]
 
     def _lock(self, connection: Any) -> None:
-        views = [Place(self._names.readable(stage), name).sql for stage in sorted(self._old) for name in self._old[stage]]
+        views = [Place(self._names.readable(stage), name) for stage in sorted(self._old) for name in self._old[stage]]
+        # In the order in which a reader of theirs takes the locks. Making a view what it is changes nothing, but takes its lock.
+        theirs = [text for stage in sorted(self._dependents) for text in reversed(self._dependents[stage].values())]
         self.exact = True
         if not views:
             return
-        # LOCK would lock the tables behind the views too, and with them everybody who reads a generation. This changes nothing but takes the lock.
-        taking = ";".join(f"ALTER VIEW {item} RESET (security_barrier)" for item in views)
-        started = time.monotonic()
-        [(patience,)] = connection.execute("SELECT current_setting('lock_timeout')").fetchall()
-        while True:
-            connection.execute(f"SAVEPOINT pipedag_names; SET LOCAL lock_timeout = {_TRY_MS}")
-            try:
-                connection.execute(taking)
-            except psycopg.errors.LockNotAvailable:
-                connection.execute("ROLLBACK TO SAVEPOINT pipedag_names")
-                self.waited_s = time.monotonic() - started
-                if self.waited_s >= self._wait_s:
-                    self.exact = False
-                    break
-                # Not in step with readers who come in a rhythm.
-                time.sleep(random.uniform(0.002, 0.04))  # noqa: S311 -- no secret
-            else:
-                self.waited_s = time.monotonic() - started
+        now = time.monotonic()
+        self._since = self._since or now
+        deadline = self._since + self._wait_s
+        while not _has_locked(connection, [*theirs, *_resetting(views)], min(_TRY_MS, (deadline - now) * 1000)):
+            now = time.monotonic()
+            if now >= deadline:
+                self.exact = False
                 break
-        connection.execute(f"RELEASE SAVEPOINT pipedag_names; SET LOCAL lock_timeout = {quote_literal(patience)}")
+            # Not in step with readers who come in a rhythm.
+            time.sleep(min(random.uniform(0.002, 0.04), deadline - now))  # noqa: S311 -- no secret
+            now = time.monotonic()
+        self.waited_s = time.monotonic() - self._since
+        if not self.exact and theirs and not _has_locked(connection, theirs, _TRY_MS):
+            told = ", ".join(place.sql for places in self._dependents.values() for place in places)
+            raise StoreError(
+                f"The readable names of {', '.join(sorted(self._old))} cannot be switched: somebody has been reading {told} for longer than commit_wait "
+                f"({self._wait_s:g} s), and these views have to be made again on the new tables. Run again when that is over, or set a longer commit_wait."
+            )
 
     def _free_name(self, connection: Any, stage: str) -> str:
         number = 1
         while _oid(connection, self._names.old(stage, number)) is not None:
             number += 1
         return self._names.old(stage, number)
+
+
+def _resetting(views: Sequence[Place]) -> list[str]:
+    # LOCK would lock the tables behind the views too, and with them everybody who reads a generation. This changes nothing but takes the lock.
+    return [f"ALTER VIEW {view.sql} RESET (security_barrier)" for view in views]
+
+
+def _has_locked(connection: Any, taking: Sequence[str], patience_ms: float) -> bool:
+    """Take locks, waiting so long for all of them together; if that is not enough, give back those that were had.
+
+    Args:
+        connection: In a transaction.
+        taking: Statements, each of which takes one lock.
+        patience_ms: Milliseconds; at least one for each lock.
+    """
+    allowed = max(1, round(patience_ms))
+    # The server counts from the moment in which it got these statements, all at once.
+    left = f"{allowed} - extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000"
+    less = f"SELECT set_config('lock_timeout', greatest(1, ceil({left}))::bigint::text, true)"
+    [(patience,)] = connection.execute("SELECT current_setting('lock_timeout')").fetchall()
+    connection.execute(f"SAVEPOINT pipedag_names; SET LOCAL lock_timeout = {allowed}")
+    try:
+        connection.execute(f";{less};".join(taking))
+    except psycopg.errors.LockNotAvailable:
+        connection.execute("ROLLBACK TO SAVEPOINT pipedag_names; RELEASE SAVEPOINT pipedag_names")
+        return False
+    connection.execute(f"RELEASE SAVEPOINT pipedag_names; SET LOCAL lock_timeout = {quote_literal(patience)}")
+    return True
 
 
 def _rename(old: str, new: str) -> str:
@@ -342,6 +386,16 @@ def drop_views(connection: Any, schema: str) -> None:
     views = [] if oid is None else _views(connection, oid)
     if views:
         connection.execute(f"DROP VIEW {', '.join(Place(schema, name).sql for name in views)}")
+
+
+def drop_left(connection: Any, schemas: Sequence[str]) -> list[str]:
+    """Remove schemas of views that a commit has just left behind, unless somebody uses them; return those that stay for clean-up."""
+    views = [Place(schema, name) for schema in schemas if (oid := _oid(connection, schema)) is not None for name in _views(connection, oid)]
+    if not _has_locked(connection, _resetting(views), SETTLE_MS):
+        return list(schemas)
+    for schema in schemas:
+        drop_old(connection, schema)
+    return []
 
 
 def drop_old(connection: Any, schema: str) -> None:
