@@ -16,7 +16,7 @@ from pipedag_core.production.program import Program, uses
 from pipedag_core.production.shapes import readable
 
 #: Kind of a node -> colour of its box.
-_COLOURS: Final = {"input": "#cfe8ff", "const": "#ffe9b8", "ignored": "#e4e4e4", "task": "#d8f3d8", "output": "#f6d5ee"}
+_COLOURS: Final = {"cut": "#ffffff", "input": "#cfe8ff", "const": "#ffe9b8", "ignored": "#e4e4e4", "task": "#d8f3d8", "output": "#f6d5ee"}
 
 
 @final
@@ -41,6 +41,12 @@ def _picture(program: Program) -> _Picture:
         keys[node.slot] = f"s{node.slot}"
         nodes[keys[node.slot]] = (node.full_id, "task")
     edges: dict[tuple[str, str], None] = {}
+    tasks: dict[str, str] = {}
+    for slot, task in program.cut.items():
+        # The training flow ends here: what it would compute is supplied or frozen instead.
+        key = tasks.setdefault(task, f"c{len(tasks)}")
+        nodes[key] = (task, "cut")
+        edges[key, keys[slot]] = None
     for node in program.nodes:
         for value in node.parameters.values():
             for use in uses(value):

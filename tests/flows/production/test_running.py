@@ -569,6 +569,15 @@ def test_a_picture_shows_what_is_supplied_frozen_ignored_and_run(prod, format):
         assert shown in drawn
 
 
+def test_a_picture_shows_the_training_tasks_at_which_the_flow_was_cut(prod):
+    lines = prod.graph("mermaid").splitlines()
+    cut = {line.split('"')[1]: line.split("[")[0].strip() for line in lines if line.endswith(":::cut")}
+    frozen = {line.split('"')[1]: line.split("[")[0].strip() for line in lines if line.endswith(":::const")}
+    assert "calibration.average" in cut
+    assert f"  {cut['calibration.average']} --> {frozen['calibration.average']}" in lines
+    assert not cut.keys() & {"scoring.join", "scoring.predict"}
+
+
 def test_what_runs_is_a_plan_too(prod):
     assert [task.id for task in prod.to_plan().tasks] == ["scoring.join", "scoring.predict"]
 
