@@ -13,7 +13,7 @@ EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test property crash stress types check bench format clean dags setup-airflow test-airflow test-mlflow e2e-airflow check-airflow
+.PHONY: help setup demo test property crash stress types check bench format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow check-airflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ dags: $(READY) ## Generate the DAG files of the example anew; CHECK=--check says
 	  --input 'clean.flights=.pipedag/requests/{{ ds }}.parquet' --input clean.weather=table:02_early_cleaning.weather \
 	  --input clean.planes=table:02_early_cleaning.planes --input clean.airports=table:02_early_cleaning.airports \
 	  --output 'model_predict=.pipedag/scores/{{ ds }}.parquet' --schedule @daily -o airflow $(CHECK)
+
+look-airflow: $(AIRFLOW_READY) ## Take the picture of the flights' graph in Airflow for the docs; needs Chromium (a minute)
+	PYTHONPATH=. $(AIRFLOW)/bin/python tests/adapters/airflow/look.py docs/images/airflow-graph.png
 
 check-airflow: $(READY) $(AIRFLOW_READY) ## Check the types of the Airflow adapter
 	$(BIN)/basedpyright -p adapters/pipedag_airflow --pythonpath $(AIRFLOW)/bin/python
