@@ -125,7 +125,9 @@ class Tracked:
             file = Path(self.uri.removeprefix("sqlite:///"))
             location = (file.parent / f"{file.stem}-artifacts").absolute().as_uri()
         try:
-            return self.client.create_experiment(self.experiment_name, artifact_location=location)
+            # Without it MLflow's pages take the experiment for one of generative AI.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return self.client.create_experiment(self.experiment_name, artifact_location=location, tags=tags)
         except Exception:
             # Two processes may be the first at the same time.
             found = self.client.get_experiment_by_name(self.experiment_name)

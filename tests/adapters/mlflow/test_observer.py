@@ -78,6 +78,8 @@ def test_a_run_is_documented_by_itself(config, database, runs_of, client):
     run = only(runs_of(database, "numbers"))
     assert run.info.status == "FINISHED"
     assert run.info.run_name.startswith("numbers full 2")
+    # MLflow's pages show it among experiments of models.
+    assert client(database).get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     params, metrics, tags = run.data.params, run.data.metrics, run.data.tags
     assert (params["flow"], params["instance"], params["attrs/model.depth"], params["attrs/model.layers"]) == (
         "numbers",
