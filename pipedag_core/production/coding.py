@@ -7,7 +7,8 @@ from typing import Any
 
 from pipedag_core.cache import codec
 from pipedag_core.define.task import TaskFunction
-from pipedag_core.production.program import Merge, Node, Picked, Program, Use
+from pipedag_core.production.program import Merge, Node, Picked, Program, Selected, Use
+from pipedag_core.run.views import selection_from, selection_text
 
 
 def encode_program(program: Program) -> dict[str, Any]:
@@ -110,6 +111,9 @@ def _encode_leaf(item: Any, path: str) -> Mapping[str, Any] | None:
         return {"$": "merge", "base": codec.encode(item.base, _encode_leaf, path), "others": others}
     if isinstance(item, Picked):
         return {"$": "picked", "value": codec.encode(item.value, _encode_leaf, path), "path": _encode_path(item.path)}
+    if isinstance(item, Selected):
+        source = codec.encode(item.source, _encode_leaf, path)
+        return {"$": "view", "source": source, "selection": selection_text(item.selection), "where": item.where}
     return None
 
 
@@ -123,5 +127,7 @@ def _decode_leaf(node: Mapping[str, Any]) -> Any:
             return Merge(codec.decode(node["base"], _decode_leaf), others)
         case "picked":
             return Picked(codec.decode(node["value"], _decode_leaf), _decode_path(node["path"]))
+        case "view":
+            return Selected(codec.decode(node["source"], _decode_leaf), selection_from(node["selection"]), node["where"])
         case other:
             raise ValueError(f"unknown kind {other!r}")

@@ -17,9 +17,11 @@ from pipedag_core.define.values import Blob, ExternalTableReference, RawSql, Tab
 from pipedag_core.define.walk import Kind, build, children, is_plain, kind_of, map_leaves
 from pipedag_core.errors import ProductionError
 from pipedag_core.production.frames import Frames
-from pipedag_core.production.program import Merge, Node, Picked, Program, Use, part, uses
+from pipedag_core.production.program import Merge, Node, Picked, Program, Selected, Use, part, uses
 from pipedag_core.production.sql import Database, SqlTask
-from pipedag_core.run.inputs import RawTables
+from pipedag_core.production.views import selected
+from pipedag_core.run.inputs import RawTables, leaves
+from pipedag_core.run.views import selection_of
 
 #: Reads what it needs from the values of a run.
 Reader = Callable[[list[Any]], Any]
@@ -198,6 +200,10 @@ class Compiler:
             convert = Converter(self._frames, as_type, share=apart)
             raw = self._raw(nest)
             return lambda values: convert(raw(values))
+        if isinstance(nest, Selected):
+            convert = Converter(self._frames, as_type, share=False)
+            raw = self._raw(nest)
+            return lambda values: convert(raw(values))
         kind = kind_of(nest)
         if kind is Kind.LEAF:
             return lambda _: nest
@@ -218,6 +224,9 @@ class Compiler:
         if isinstance(nest, Picked):
             inner, path = self._raw(nest.value), nest.path
             return lambda values: _pick(inner(values), path)
+        if isinstance(nest, Selected):
+            source, selection, where = self._raw(nest.source), nest.selection, nest.where
+            return lambda values: selected(selection, source(values), self._frames, self._database, where)
         if isinstance(nest, Merge):
             base, others = self._raw(nest.base), [self._raw(other) for other in nest.others]
 
@@ -421,6 +430,15 @@ class _Outcome:
         types = self._database.arrow_types(self._frames.sql_types(value.type_map), self._who)
         return self._frames.retyped(made, types, self._who)
 
+    def _view(self, value: Any) -> Any:
+        frames = self._frames
+        sources = [self(leaf) for _, leaf in leaves(value.src, "")]
+        made = selected(selection_of(value, self._who), sources, frames, self._database, self._who)
+        if made is None:
+            raise ProductionError(f"{self._who}: the View has no source. Give it a table, or a list of tables.")
+        # A frame of the library that the task works with.
+        return made if frames.is_lazy(type(sources[0])) else frames.convert(made, type(sources[0]))
+
     def _query(self, value: Any) -> Any:
         return self._database.rows(self._frames.query_text(value))
 
@@ -431,7 +449,9 @@ class _Outcome:
             found = self._container
         elif cls is RawSql:
             found = self._database.refuse_script
-        elif cls in (View, ExternalTableReference):
+        elif cls is View:
+            found = self._view
+        elif cls is ExternalTableReference:
             found = self._refuse
         elif (hook := self._frames.hook_of(cls, value)) is not None:
             if hook.by_reference:

@@ -23,7 +23,7 @@ from pipedag_core.errors import ExtractionRefused, FlowError, PipedagError
 from pipedag_core.plan.production import Cut, cut, refused
 from pipedag_core.plan.specification import Place
 from pipedag_core.ports.catalogs import FoundResult
-from pipedag_core.ports.data import BatchSource, FileSource, Form, StoredBlob, StoredTable
+from pipedag_core.ports.data import BatchSource, FileSource, Form, StoredBlob, StoredTable, TableSource
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.production.flow import Origin, Parts, ProductionFlow
 from pipedag_core.production.frozen import FrozenBlob, FrozenTable, map_frozen, parquet_of
@@ -155,7 +155,7 @@ def _unable(snapshot: Snapshot, made: ProductionFlow, places: Mapping[int, Place
 
 
 def _without_rows(item: Any, path: str) -> Any:
-    return to_arrow(item.schema).empty_table() if isinstance(item, StoredTable) else item
+    return to_arrow(item.schema).empty_table() if isinstance(item, TableSource) else item
 
 
 # --- freezing -------------------------------------------------------------------------------------------------------------------------
@@ -166,8 +166,8 @@ def _frozen(snapshot: Snapshot, places: Mapping[int, Place]) -> dict[int, Any]:
     with session.tables.session("flow.extract") as access:
 
         def leaf(item: Any, path: str) -> Any:
-            if isinstance(item, StoredTable):
-                return FrozenTable(_parquet(access, item, session), f"{item.stage}.{item.name}")
+            if isinstance(item, TableSource):
+                return FrozenTable(_parquet(access, item, session), item.told)
             if isinstance(item, StoredBlob):
                 return FrozenBlob(read_blob(session, item), f"{item.stage}.{item.name}")
             return item
@@ -175,8 +175,8 @@ def _frozen(snapshot: Snapshot, places: Mapping[int, Place]) -> dict[int, Any]:
         return {slot: map_frozen(snapshot.value(place), leaf) for slot, place in places.items()}
 
 
-def _parquet(access: StoreSession, table: StoredTable, session: Session) -> bytes:
-    if Form.FILES in session.tables.capabilities.reads:
+def _parquet(access: StoreSession, table: TableSource, session: Session) -> bytes:
+    if isinstance(table, StoredTable) and Form.FILES in session.tables.capabilities.reads:
         source = access.read(table, Form.FILES)
         if isinstance(source, FileSource) and len(source.paths) == 1 and "://" not in source.paths[0]:
             return Path(source.paths[0]).read_bytes()

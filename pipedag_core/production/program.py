@@ -11,12 +11,13 @@ from typing import Any, final
 
 from pipedag_core.define.options import TaskOptions
 from pipedag_core.define.refs import Merged, Reference, TaskGetItem
-from pipedag_core.define.task import TaskFunction
+from pipedag_core.define.task import Task, TaskFunction
 from pipedag_core.define.values import View
-from pipedag_core.define.walk import map_leaves
-from pipedag_core.errors import ProductionError
+from pipedag_core.define.walk import join, map_leaves, segment
 from pipedag_core.plan.production import Cut
 from pipedag_core.plan.specification import Place, Role, place_of
+from pipedag_core.ports.data import Selection
+from pipedag_core.run.views import selection_of
 
 
 @final
@@ -55,6 +56,22 @@ class Picked:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Selected:
+    """Stands in a nest for a `View`.
+
+    Attributes:
+        source: Nest of what it selects from.
+        selection: What is selected.
+        where: Its place, for messages.
+    """
+
+    source: Any
+    selection: Selection
+    where: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Node:
     """A task that runs.
 
@@ -62,7 +79,7 @@ class Node:
         slot: Where its output goes.
         stage, id: Where it was wired, and its id there.
         function: What it calls.
-        parameters: Label -> nest of plain values, `Use` and `Merge`.
+        parameters: Label -> nest of plain values, `Use`, `Merge`, `Picked` and `Selected`.
         names: Path of a table among the arguments -> (stage, name) that it had in training.
     """
 
@@ -121,14 +138,12 @@ def build(cut: Cut) -> tuple[Program, Mapping[int, Place]]:
     consts = {places.setdefault(place, len(places)): repr(place) for place in cut.consts}
     tasks = {task: len(places) + number for number, task in enumerate(cut.tasks)}
 
-    def convert(value: Any) -> Any:
-        return map_leaves(value, lambda leaf, _: leaf_of(leaf))
+    def convert(value: Any, where: str = "the output") -> Any:
+        return map_leaves(value, leaf_of, where)
 
-    def leaf_of(leaf: Any) -> Any:
+    def leaf_of(leaf: Any, path: str) -> Any:
         if isinstance(leaf, View):
-            raise ProductionError(
-                "A View among the arguments cannot run in production yet. Pass the table, and select from it in the task."
-            )
+            return Selected(convert(leaf.src, join(path, "src")), selection_of(leaf, path), path)
         if not isinstance(leaf, Reference):
             return leaf
         keys: list[tuple[str, Any]] = []
@@ -138,7 +153,7 @@ def build(cut: Cut) -> tuple[Program, Mapping[int, Place]]:
             root = root.parent
         keys.reverse()
         if isinstance(root, Merged):
-            merged = Merge(convert(root.base), tuple(convert(other) for other in root.others))
+            merged = Merge(convert(root.base, path), tuple(convert(other, path) for other in root.others))
             return Picked(merged, tuple(keys)) if keys else merged
         return use_of(place_of(leaf), tuple(keys))
 
@@ -157,10 +172,10 @@ def build(cut: Cut) -> tuple[Program, Mapping[int, Place]]:
         ]
         return Use(slot, rest, tuple(over))
 
-    nodes = tuple(
-        Node(tasks[task], task.stage.name, task.id, task.function, {label: convert(value) for label, value in task.parameters.items()}, {})
-        for task in cut.tasks
-    )
+    def arguments(task: Task) -> dict[str, Any]:
+        return {label: convert(value, f"Task {task.full_id}, argument {segment(label)}") for label, value in task.parameters.items()}
+
+    nodes = tuple(Node(tasks[task], task.stage.name, task.id, task.function, arguments(task), {}) for task in cut.tasks)
     program = Program(
         flow=cut.flow.name,
         stages=tuple(stage.name for stage in cut.flow.stages),
@@ -190,6 +205,8 @@ def uses(value: Any) -> Iterable[Use]:
                 map_leaves(part, leaf)
         elif isinstance(item, Picked):
             map_leaves(item.value, leaf)
+        elif isinstance(item, Selected):
+            map_leaves(item.source, leaf)
         return item
 
     map_leaves(value, leaf)

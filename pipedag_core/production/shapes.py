@@ -13,7 +13,7 @@ from pipedag_core.define.hints import nearest
 from pipedag_core.define.values import Blob
 from pipedag_core.define.walk import Kind, build, children, is_plain, join, kind_of, map_leaves, segment
 from pipedag_core.errors import PipedagError
-from pipedag_core.ports.data import StoredBlob, StoredTable, TableSchema
+from pipedag_core.ports.data import StoredBlob, StoredTable, TableSchema, TableSource
 from pipedag_core.production.frames import Frames, type_name
 from pipedag_core.run.inputs import RawTables
 
@@ -198,13 +198,13 @@ def shape_of(value: Any) -> Any:
     """Return what a value of training looks like: a nest with a shape for every leaf.
 
     Args:
-        value: As decoded from the catalog, with `StoredTable` and `StoredBlob` for what is stored.
+        value: As decoded from the catalog, with loaded table sources and `StoredBlob` for what is stored.
     """
 
     def leaf(item: Any, path: str) -> Any:
         if isinstance(item, RawTables):
             return {name: leaf(table, path) for name, table in item.items()}
-        if isinstance(item, StoredTable):
+        if isinstance(item, TableSource):
             return TableShape(item.schema, _required(item))
         if isinstance(item, StoredBlob):
             return BlobShape(item.name)
@@ -213,7 +213,9 @@ def shape_of(value: Any) -> Any:
     return map_leaves(value, leaf)
 
 
-def _required(table: StoredTable) -> tuple[str, ...]:
+def _required(table: TableSource) -> tuple[str, ...]:
+    if not isinstance(table, StoredTable):
+        return tuple(column.name for column in table.schema.columns if not column.nullable)
     options = table.options
     declared = {*options.primary_key, *(options.non_nullable or ())}
     if options.nullable is not None and options.non_nullable is None:

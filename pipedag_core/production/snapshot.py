@@ -19,9 +19,11 @@ from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan
 from pipedag_core.plan.specification import Place
 from pipedag_core.ports.catalogs import FoundResult, RunInfo, TaskKey
-from pipedag_core.run.inputs import decode_output
+from pipedag_core.ports.data import ExternalTable, StoredView, TableSource
+from pipedag_core.run.inputs import decode_output, leaves, map_inputs
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.session import Run, RunOptions, Session
+from pipedag_core.run.views import loaded
 
 #: Seconds after which the pins of an extraction that was killed end.
 _TTL_S: Final = 3600.0
@@ -80,7 +82,7 @@ class open_snapshot:  # noqa: N801 -- a context manager reads as a verb
             keys = {task: TaskKey(task.stage.name, task.id, lookup.tasks[task.stage.name, task.id].position) for task in flow.tasks}
             found = session.catalog.inputs(info.run_id, tuple(keys.values()))
             results = {task: found[key] for task, key in keys.items() if key in found}
-            values = {task: decode_output(result) for task, result in results.items()}
+            values = _decoded(session, results)
             self._session = session
             return Snapshot(session, self._run, flow, plan, results, values)
         except BaseException as error:
@@ -92,6 +94,24 @@ class open_snapshot:  # noqa: N801 -- a context manager reads as a verb
             self._session.catalog.finish_run(self._run.id, "succeeded")
         finally:
             self._opening.__exit__(kind, error, trace)
+
+
+def _decoded(session: Session, results: Mapping[Task, FoundResult]) -> dict[Task, Any]:
+    """Return results as values; views and tables of others with their columns."""
+    values = {task: decode_output(result) for task, result in results.items()}
+    unknown = {
+        task for task, value in values.items() if any(isinstance(leaf, (StoredView, ExternalTable)) for _, leaf in leaves(value, ""))
+    }
+    if not unknown:
+        return values
+    with session.tables.session("flow.extract") as access:
+        for task in unknown:
+
+            def leaf(item: Any, path: str, task: Task = task) -> Any:
+                return loaded(item, access, f"the output of {task.full_id}") if isinstance(item, TableSource) else item
+
+            values[task] = map_inputs(values[task], leaf, "")
+    return values
 
 
 def command(flow: Flow, context: ConfigContext, stages: Iterable[str] = ()) -> str:

@@ -18,15 +18,18 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from pipedag_core.define.values import Blob, RawSql, Table
+from pipedag_core.define.values import Blob, RawSql, Table, View
 from pipedag_core.define.walk import Kind, children, is_plain, kind_of, map_leaves, segment
 from pipedag_core.errors import ProductionError
 from pipedag_core.naming import normalize, quote_identifier
-from pipedag_core.ports.data import Placeholder, QueryData, StoredTable, TableSource
+from pipedag_core.ports.data import Placeholder, QueryData, Selection, StoredTable, TableSource
 from pipedag_core.ports.hooks import ReadContext, TableHook, WriteContext
 from pipedag_core.production.frames import QUERIES, Frames, MemorySession
 from pipedag_core.production.program import Node
+from pipedag_core.production.views import selected
 from pipedag_core.run.inputs import RawTables, label, map_inputs
+from pipedag_core.run.inputs import leaves as leaves_of
+from pipedag_core.run.views import selection_of
 from pipedag_core.stores import duckdb_engine, sqltext
 
 #: Combinations of schemas and plain values whose queries are kept per task, and bound per thread.
@@ -146,11 +149,12 @@ class _Query:
 @final
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """Stands in a returned nest for rows: of a query, of all queries of a script (name -> query), or of an input."""
+    """Stands in a returned nest for rows: of a query, of all queries of a script (name -> query), of an input, or of a view."""
 
     query: int | None = None
     script: Mapping[str, int] | None = None
     leaf: int | None = None
+    view: tuple[Selection, tuple[Any, ...]] | None = None
 
 
 @final
@@ -201,6 +205,7 @@ class SqlTask:
         self._frames = frames
         self._node = node
         self._hook = hook
+        self._who = f"Task {node.full_id} in production"
         self._templates: list[_Template] = []
         self._lock = threading.Lock()
 
@@ -270,6 +275,9 @@ class SqlTask:
             obj: Any = leaf.obj if isinstance(leaf, (Table, Blob)) else leaf
             if id(obj) in references:
                 return _Mark(leaf=references[id(obj)][1])
+            if isinstance(obj, View):
+                sources = tuple(as_mark(source, path) for _, source in leaves_of(obj.src, ""))
+                return _Mark(view=(selection_of(obj, self._who), sources))
             if isinstance(obj, RawSql):
                 return self._script(obj, inputs.placeholders, view_of, queries)
             is_query = isinstance(leaf, Table) and isinstance(obj, str)
@@ -385,7 +393,7 @@ class SqlTask:
         except duckdb.Error as error:
             all_bound.pop(template.number, None)
             self._forget(bound)
-            raise duckdb_engine.translate(error, f"Task {self._node.full_id} in production", template.queries[at].shown) from error
+            raise duckdb_engine.translate(error, self._who, template.queries[at].shown) from error
         finally:
             for holder, _ in bound.holders:
                 holder.table = None
@@ -398,6 +406,10 @@ class SqlTask:
         def filled(leaf: Any, path: str) -> Any:
             if not isinstance(leaf, _Mark):
                 return leaf
+            if leaf.view is not None:
+                selection, sources = leaf.view
+                found = [filled(source, path) for source in sources]
+                return selected(selection, found, self._frames, self._database, self._who)
             if leaf.script is not None:
                 return RawTables({name: results[number] for name, number in leaf.script.items()})
             return leaves[leaf.leaf] if leaf.leaf is not None else results[leaf.query or 0]
@@ -425,7 +437,7 @@ class SqlTask:
 
     def _relation(self, query: _Query) -> Any:
         connection = self._database.connection()
-        where = f"Task {self._node.full_id} in production"
+        where = self._who
         # What a store would narrow when it writes the rows is narrowed here too.
         casts = duckdb_engine.projection(duckdb_engine.columns_of(connection, query.text, where), query.types, where)
         if not casts:

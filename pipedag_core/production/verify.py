@@ -15,7 +15,7 @@ from pipedag_core.define.inout import InOutSpecification
 from pipedag_core.define.walk import is_plain
 from pipedag_core.errors import FlowError, ProductionError, VerificationFailed
 from pipedag_core.plan.production import cut
-from pipedag_core.ports.data import BatchSource, Form, StoredBlob, StoredTable
+from pipedag_core.ports.data import BatchSource, Form, StoredBlob, StoredTable, TableSource
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.production.comparing import compare_tables
 from pipedag_core.production.flow import Origin, ProductionFlow
@@ -142,7 +142,7 @@ def _same_generations(prod: ProductionFlow, snapshot: Snapshot) -> None:
 
 def _loaded(snapshot: Snapshot, access: StoreSession, value: Any) -> Any:
     def leaf(item: Any, path: str) -> Any:
-        if isinstance(item, StoredTable):
+        if isinstance(item, TableSource):
             source = access.read(item, Form.BATCHES)
             assert isinstance(source, BatchSource)
             return import_module("pyarrow").RecordBatchReader.from_stream(source.stream).read_all().replace_schema_metadata(None)
@@ -165,7 +165,9 @@ def _expected(snapshot: Snapshot, found: Origin) -> dict[str, Any]:
 def _keys(expected: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """Return the primary keys of all tables: path -> columns, none if none is declared."""
     found = [pair for name, value in expected.items() for pair in leaves(value, name)]
-    return {path: leaf.options.primary_key for path, leaf in found if isinstance(leaf, StoredTable)}
+    return {
+        path: leaf.options.primary_key if isinstance(leaf, StoredTable) else () for path, leaf in found if isinstance(leaf, TableSource)
+    }
 
 
 # --- comparing ------------------------------------------------------------------------------------------------------------------------
