@@ -81,15 +81,36 @@ class PandasHook:
         """Return a shallow copy where pandas copies columns when they are changed, else a deep one."""
         return obj.copy(deep=not _copies_on_write())
 
-    def as_stored(self, obj: Any, context: WriteContext) -> Any:
-        """Return the frame with row numbers from 0 and the types that reading gives: those of objects, for one, depend on their values."""
+    def storing(self, context: WriteContext) -> Callable[[Any], Any]:
+        """Return what gives a frame row numbers from 0 and the types that reading gives: those of objects, for one, depend on their values."""
         name = context.args.get("dtype_backend", "numpy")
-        as_read = all(_AS_READ[name](kind) for kind in _dtypes(obj))
-        index = obj.index
-        if as_read and type(index) is pd.RangeIndex and index.start == 0 and index.step == 1 and index.name is None:
-            return obj
-        _check_labels(obj, context)
-        return obj.reset_index(drop=True) if as_read else _to_pandas(_to_arrow(obj, context), _BACKENDS[name])
+        known = _Known(_AS_READ[name])
+
+        def stored(frame: Any) -> Any:
+            # This runs after every task in pandas, whose frames may be of one row: each look costs a part of what the task does.
+            as_read = True
+            for kind in _dtypes(frame):
+                if not known[kind]:
+                    as_read = False
+                    break
+            index = frame.index
+            if as_read and type(index) is pd.RangeIndex and index.start == 0 and index.step == 1 and index.name is None:
+                return frame
+            _check_labels(frame, context)
+            return frame.reset_index(drop=True) if as_read else _to_pandas(_to_arrow(frame, context), _BACKENDS[name])
+
+        return stored
+
+
+class _Known(dict[Any, bool]):
+    """Type of a column -> whether it comes back as it is; found out once per type."""
+
+    def __init__(self, find: Callable[[Any], bool]) -> None:
+        self._find = find
+
+    def __missing__(self, kind: Any) -> bool:
+        found = self[kind] = self._find(kind)
+        return found
 
 
 def _is_as_read(kind: Any) -> bool:

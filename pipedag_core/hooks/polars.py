@@ -64,9 +64,9 @@ class PolarsHook:
         """Return a frame of the same columns; columns themselves never change. A lazy frame cannot be changed at all."""
         return obj if isinstance(obj, pl.LazyFrame) else obj.clone()
 
-    def as_stored(self, obj: Any, context: WriteContext) -> Any:
-        """Return the frame: it comes back as it went."""
-        return obj
+    def storing(self, context: WriteContext) -> None:
+        """Return None: frames come back as they went."""
+        return
 
     def empty(self, schema: TableSchema, as_type: Any, label: str) -> Any:
         """Return a lazy frame with this schema whose columns come from `"label".<column>` and which refuses to be executed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -89,11 +89,11 @@ class SharingHook(Protocol):
         """Return a frame with the same rows that can be changed in place without `obj` changing; cheap, so no rows are copied if it can be helped."""
         ...
 
-    def as_stored(self, obj: Any, context: WriteContext) -> Any:
-        """Return a frame as a store would give it back: as it is, if that makes no difference.
+    def storing(self, context: WriteContext) -> Callable[[Any], Any] | None:
+        """Return what turns a frame into what a store would give back, or returns it as it is if that makes no difference; None if it never does.
 
-        Raises:
-            MaterializationError: No table can hold it.
+        It is called for every frame that one task hands to another, so it is fast where nothing is to be done, and raises MaterializationError
+        for a frame that no table can hold.
         """
         ...
 

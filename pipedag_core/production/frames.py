@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 from pipedag_core.arrow_schema import from_arrow
 from pipedag_core.errors import UnsupportedByStore
@@ -155,13 +155,12 @@ class Frames:
         hook = self.hook_of(cls, obj)
         return hook.share if isinstance(hook, SharingHook) else None
 
-    def as_stored(self, cls: type, obj: Any, who: str) -> Callable[[Any], Any] | None:
+    def storing(self, cls: type, obj: Any, who: str) -> Callable[[Any], Any] | None:
         """Return what gives a frame of this class as a consumer in training would get it; None if that is as it is."""
         hook = self.hook_of(cls, obj)
-        if hook is None or not isinstance(hook, SharingHook) or type_name(cls).startswith("polars."):
+        if not isinstance(hook, SharingHook):
             return None
-        context = WriteContext(_NO_SESSION, CAPABILITIES, who, "", self._hooks.args(hook))
-        return lambda frame: hook.as_stored(frame, context)
+        return hook.storing(WriteContext(_NO_SESSION, CAPABILITIES, who, "", self._hooks.args(cast("TableHook", hook))))
 
     def sql_types(self, types: Mapping[str, Any]) -> dict[str, str]:
         """Return types of columns, in the terms of any library, as text of DuckDB's dialect."""

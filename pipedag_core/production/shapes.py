@@ -23,6 +23,7 @@ _MOST: Final = 20
 #: Classes of frames by the names under which hooks know them.
 _POLARS: Final = "polars.DataFrame"
 _PANDAS: Final = "pandas.DataFrame"
+_ARROW: Final = "pyarrow.Table"
 
 
 @final
@@ -37,7 +38,7 @@ class TableShape:
 
     schema: TableSchema
     required: tuple[str, ...] = ()
-    _native: dict[type, Any] = field(default_factory=dict[type, Any], repr=False)
+    _native: dict[type, Callable[[Any], bool]] = field(default_factory=dict[type, Callable[[Any], bool]], repr=False)
 
     @property
     def arrow(self) -> Any:
@@ -49,12 +50,17 @@ class TableShape:
 
         A frame that has them already is returned as it is.
         """
+        cls = type(obj)
+        fits = self._native.get(cls)
+        if fits is not None and fits(obj):
+            return self._without_nulls(obj, frames, path, problems) if self.required else obj
         if not frames.is_frame(obj):
             problems.append(f"{path}: expected a table, got {_told(obj)}")
             return obj
-        frame = frames.settled(obj) if frames.is_lazy(type(obj)) else obj
-        if self._fits(frame, frames):
-            return self._without_nulls(frame, frames, path, problems)
+        frame = frames.settled(obj) if frames.is_lazy(cls) else obj
+        if type(frame) not in self._native:
+            self._native[type(frame)] = self._fits(type(frame), frames)
+            return self.check(frame, frames, path, problems)
         try:
             table = frames.to_arrow(frame, "the production flow", path)
         except PipedagError as error:
@@ -65,28 +71,34 @@ class TableShape:
         table = self._cast(table, path, problems, from_pandas=from_pandas)
         return obj if len(problems) > before else self._without_nulls(table, frames, path, problems)
 
-    def _fits(self, frame: Any, frames: Frames) -> bool:
-        cls = type(frame)
+    def _fits(self, cls: type, frames: Frames) -> Callable[[Any], bool]:
+        """Return what says whether a frame of this class is as training had it; it is called at every run, and as fast as can be."""
         name = type_name(cls)
-        known = self._native.get(cls)
         if name == _POLARS:
-            if known is None:
-                known = self._native[cls] = frames.from_arrow(self.arrow.empty_table(), cls).schema
-            schema = frame.schema
-            return schema == known and list(schema) == list(known)
+            known = frames.from_arrow(self.arrow.empty_table(), cls).schema
+            names = list(known)
+
+            def polars_fits(frame: Any) -> bool:
+                schema = frame.schema
+                return schema == known and list(schema) == names
+
+            return polars_fits
         if name == _PANDAS:
-            if known is None:
-                empty = frames.from_arrow(self.arrow.empty_table(), cls)
-                known = self._native[cls] = (empty.columns, list(empty.dtypes))
-            columns, dtypes = known
-            plain = type_name(type(frame.index)) == "pandas.RangeIndex" and frame.index.name is None
-            # Objects can be anything, so they have to be looked at.
-            return (
-                plain and frame.columns.equals(columns) and list(frame.dtypes) == dtypes and all(str(kind) != "object" for kind in dtypes)
-            )
-        if known is None:
-            known = self._native[cls] = self.arrow
-        return hasattr(frame, "schema") and name == "pyarrow.Table" and bool(known.equals(frame.schema))
+            empty = frames.from_arrow(self.arrow.empty_table(), cls)
+            columns, dtypes, numbers = empty.columns, _dtypes(empty), type(empty.index)
+            if any(str(kind) == "object" for kind in dtypes):
+                # Objects can be anything, so they have to be looked at.
+                return _never
+
+            def pandas_fits(frame: Any) -> bool:
+                index = frame.index
+                return type(index) is numbers and index.name is None and _dtypes(frame) == dtypes and bool(frame.columns.equals(columns))
+
+            return pandas_fits
+        if name == _ARROW:
+            expected = self.arrow
+            return lambda frame: bool(expected.equals(frame.schema))
+        return _never
 
     def _without_nulls(self, frame: Any, frames: Frames, path: str, problems: list[str]) -> Any:
         for column in self.required:
@@ -129,6 +141,19 @@ class TableShape:
         if len(columns) < len(expected):
             return table
         return pa.Table.from_arrays(columns, schema=pa.schema([pa.field(item.name, item.type) for item in expected]))
+
+
+def _never(frame: Any) -> bool:
+    return False
+
+
+def _dtypes(frame: Any) -> list[Any]:
+    """Return the types of a pandas frame's columns; `dtypes` makes a series of them, which takes longer than scoring a row with small tasks."""
+    try:
+        blocks, numbers = frame._mgr.blocks, frame._mgr.blknos
+        return [blocks[number].dtype for number in numbers.tolist()]
+    except AttributeError:
+        return list(frame.dtypes)
 
 
 def _nulls(values: Any) -> int:
