@@ -88,11 +88,18 @@ class PandasHook:
 
         def stored(frame: Any) -> Any:
             # This runs after every task in pandas, whose frames may be of one row: each look costs a part of what the task does.
-            as_read = True
-            for kind in _dtypes(frame):
-                if not known[kind]:
-                    as_read = False
-                    break
+            try:
+                # The lines of `_dtypes` and of the properties of an index, without the calls.
+                for block in frame._mgr.blocks:
+                    if not known[block.dtype]:
+                        break
+                else:
+                    index = frame._mgr.axes[1]
+                    if type(index) is pd.RangeIndex and index._name is None and index._range.start == 0 and index._range.step == 1:
+                        return frame
+            except AttributeError:
+                pass
+            as_read = all(known[kind] for kind in _dtypes(frame))
             index = frame.index
             if as_read and type(index) is pd.RangeIndex and index.start == 0 and index.step == 1 and index.name is None:
                 return frame
