@@ -84,14 +84,14 @@ class PandasHook:
     def storing(self, context: WriteContext) -> Callable[[Any], Any]:
         """Return what gives a frame row numbers from 0 and the types that reading gives: those of objects, for one, depend on their values."""
         name = context.args.get("dtype_backend", "numpy")
-        known = _Known(_AS_READ[name])
+        known = cache(_AS_READ[name])
 
         def stored(frame: Any) -> Any:
             # This runs after every task in pandas, whose frames may be of one row: each look costs a part of what the task does.
             try:
                 # The lines of `_dtypes` and of the properties of an index, without the calls.
                 for block in frame._mgr.blocks:
-                    if not known[block.dtype]:
+                    if not known(block.dtype):
                         break
                 else:
                     index = frame._mgr.axes[1]
@@ -99,7 +99,7 @@ class PandasHook:
                         return frame
             except AttributeError:
                 pass
-            as_read = all(known[kind] for kind in _dtypes(frame))
+            as_read = all(known(kind) for kind in _dtypes(frame))
             index = frame.index
             if as_read and type(index) is pd.RangeIndex and index.start == 0 and index.step == 1 and index.name is None:
                 return frame
@@ -107,17 +107,6 @@ class PandasHook:
             return frame.reset_index(drop=True) if as_read else _to_pandas(_to_arrow(frame, context), _BACKENDS[name])
 
         return stored
-
-
-class _Known(dict[Any, bool]):
-    """Type of a column -> whether it comes back as it is; found out once per type."""
-
-    def __init__(self, find: Callable[[Any], bool]) -> None:
-        self._find = find
-
-    def __missing__(self, kind: Any) -> bool:
-        found = self[kind] = self._find(kind)
-        return found
 
 
 def _is_as_read(kind: Any) -> bool:

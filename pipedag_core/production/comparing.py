@@ -82,18 +82,10 @@ def compare_tables(
 
 def _without_views(pa: Any, table: Any) -> Any:
     """Return a table whose text and bytes are kept in the plain way: what selects rows does not know Arrow's views."""
+    from pipedag_core.stores.arrow_hash import without_views
 
-    def plain(kind: Any) -> Any:
-        if pa.types.is_string_view(kind):
-            return pa.large_string()
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            return (pa.list_ if pa.types.is_list(kind) else pa.large_list)(pa.field(kind.value_field.name, plain(kind.value_type)))
-        if pa.types.is_struct(kind):
-            return pa.struct([pa.field(item.name, plain(item.type)) for item in kind])
-        return pa.large_binary() if pa.types.is_binary_view(kind) else kind
-
-    fields = [pa.field(item.name, plain(item.type)) for item in table.schema]
-    return table.cast(pa.schema(fields)) if any(new.type != old.type for new, old in zip(fields, table.schema, strict=True)) else table
+    plain = pa.schema([item.with_type(without_views(item.type)) for item in table.schema])
+    return table if plain == table.schema else table.cast(plain)
 
 
 def _matched(pa: Any, pc: Any, before: Any, after: Any, key: Sequence[str]) -> tuple[Any, list[int], int] | None:

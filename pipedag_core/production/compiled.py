@@ -13,20 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from pipedag_core.define.structure import merge_values, pick
-from pipedag_core.define.values import Blob, ExternalTableReference, RawSql, Table, View
-from pipedag_core.define.walk import Kind, build, children, is_plain, kind_of, map_leaves
-from pipedag_core.errors import ProductionError
+from pipedag_core.define.walk import Kind, build, children, is_plain, kind_of
 from pipedag_core.production.frames import Frames
+from pipedag_core.production.handing import Converter, Outcome, Settle
 from pipedag_core.production.program import Merge, Node, Picked, Program, Selected, Use, part, uses
 from pipedag_core.production.sql import Database, SqlTask
 from pipedag_core.production.views import selected
-from pipedag_core.run.inputs import RawTables, leaves
-from pipedag_core.run.views import selection_of
 
 #: Reads what it needs from the values of a run.
 Reader = Callable[[list[Any]], Any]
-#: Turns one value into another.
-Change = Callable[[Any], Any]
 
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -56,97 +51,6 @@ class Machine:
 
     steps: tuple[Step, ...]
     result: Reader
-
-
-@final
-class Converter:
-    """Turns the frames in a nest into those of one library, in new containers.
-
-    Args:
-        frames: Converts.
-        as_type: The type that is wanted; None leaves frames as they are.
-        share: Whether somebody else can see the same frames.
-        unwrap: Whether blobs become the objects in them.
-    """
-
-    def __init__(self, frames: Frames, as_type: Any, *, share: bool, unwrap: bool = True) -> None:
-        self._frames = frames
-        self._type = as_type
-        self._share = share
-        # None stands for what is handed over as it is.
-        self._known: dict[type, Change | None] = dict.fromkeys((str, int, float, bool, bytes, type(None)))
-        # A blob is handed over as it is, whatever is in it.
-        self._known |= {dict: self._dict, list: self._list, tuple: self._tuple, Blob: _object if unwrap else None}
-
-    def __call__(self, value: Any) -> Any:
-        try:
-            change = self._known[type(value)]
-        except KeyError:
-            change = self._learn(value)
-        return value if change is None else change(value)
-
-    def reader(self, slot: int, *, take: bool) -> Reader:
-        """Return what converts the value of a slot.
-
-        Args:
-            slot: The slot.
-            take: Whether nobody reads it after that, so that its memory is free once the task that got it has ended.
-        """
-        known, learn = self._known, self._learn
-
-        # The lines of `__call__`: a call less for each argument, which shows where tasks take microseconds.
-        def read(values: list[Any]) -> Any:
-            value = values[slot]
-            if take:
-                values[slot] = None
-            try:
-                change = known[type(value)]
-            except KeyError:
-                change = learn(value)
-            return value if change is None else change(value)
-
-        return read
-
-    def _dict(self, value: Any) -> Any:
-        return {key: self(child) for key, child in value.items()}
-
-    def _list(self, value: Any) -> Any:
-        return [self(child) for child in value]
-
-    def _tuple(self, value: Any) -> Any:
-        return tuple([self(child) for child in value])
-
-    def _container(self, value: Any) -> Any:
-        kind = kind_of(value)
-        return build(value, kind, [(key, self(child)) for key, child in children(value, kind)])
-
-    def _learn(self, value: Any) -> Change | None:
-        cls = type(value)
-        found: Change | None = None
-        if cls is RawTables:
-            found = self._raw
-        elif kind_of(value) is not Kind.LEAF:
-            found = self._container
-        elif self._frames.hook_of(cls, value) is not None:
-            found = self._frame(cls, value)
-        elif self._share and not is_plain(value) and cls.__module__ == "numpy":
-            # An array has no copy on write, and is small beside a model.
-            found = _copy
-        self._known[cls] = found
-        return found
-
-    def _raw(self, value: Any) -> Any:
-        return value.map(lambda table, _: self(table))
-
-    def _frame(self, cls: type, value: Any) -> Change | None:
-        frames, wanted = self._frames, self._type
-        if wanted is not None and not issubclass(cls, wanted):
-            return lambda frame: frames.convert(frame, wanted)
-        return frames.sharer(cls, value) if self._share else None
-
-
-def _copy(value: Any) -> Any:
-    return value.copy()
 
 
 @final
@@ -181,7 +85,7 @@ class Compiler:
         nodes = part(self._program, [wanted])
         several, overlapping = _seen([wanted, *(value for node in nodes for value in node.parameters.values())])
         steps = tuple(self._step(node, several, settle=node.slot in overlapping) for node in nodes)
-        settle = _Settle(self._frames)
+        settle = Settle(self._frames)
         read = self._reader(wanted, as_type, several)
         return Machine(steps, lambda values: settle(read(values)))
 
@@ -195,7 +99,7 @@ class Compiler:
 
             wanted = import_module("pyarrow").Table
         readers = {label: self._reader(value, wanted, several) for label, value in node.parameters.items()}
-        slot, finish = node.slot, _Outcome(self._frames, self._database, f"Task {node.full_id} in production", settle=settle)
+        slot, finish = node.slot, Outcome(self._frames, self._database, f"Task {node.full_id} in production", settle=settle)
         call = _caller(node)
 
         def arguments(values: list[Any]) -> dict[str, Any]:
@@ -217,13 +121,10 @@ class Compiler:
                 return self._const(self._consts[slot], as_type)
             shared = slot in several or slot in self._outside
             return Converter(self._frames, as_type, share=shared).reader(slot, take=not shared)
-        if isinstance(nest, (Use, Merge, Picked)):
-            apart = any(use.slot in several or use.slot in self._outside for use in uses(nest))
+        if isinstance(nest, (Use, Merge, Picked, Selected)):
+            # What is selected is made anew for whoever reads it.
+            apart = not isinstance(nest, Selected) and any(use.slot in several or use.slot in self._outside for use in uses(nest))
             convert = Converter(self._frames, as_type, share=apart)
-            raw = self._raw(nest)
-            return lambda values: convert(raw(values))
-        if isinstance(nest, Selected):
-            convert = Converter(self._frames, as_type, share=False)
             raw = self._raw(nest)
             return lambda values: convert(raw(values))
         kind = kind_of(nest)
@@ -351,7 +252,7 @@ def _within(
     return called
 
 
-def _runner(node: Node, readers: Mapping[str, Reader], slot: int, finish: _Outcome) -> Callable[[list[Any]], None]:
+def _runner(node: Node, readers: Mapping[str, Reader], slot: int, finish: Outcome) -> Callable[[list[Any]], None]:
     """Return the closure of a plain task: as few calls of Python as can be."""
     fn = node.function.fn
     parameters = node.function.signature.parameters
@@ -386,116 +287,3 @@ def _runner(node: Node, readers: Mapping[str, Reader], slot: int, finish: _Outco
         values[slot] = finish(fn(**fixed, **{label: read(values) for label, read in moving}))
 
     return several
-
-
-@final
-class _Settle:
-    """Computes the lazy frames of a nest, so that what a caller gets is there."""
-
-    def __init__(self, frames: Frames) -> None:
-        self._frames = frames
-        self._known: dict[type, bool] = dict.fromkeys((str, int, float, bool, bytes, type(None)), False)
-
-    def __call__(self, value: Any) -> Any:
-        cls = type(value)
-        if cls not in self._known:
-            lazy = kind_of(value) is not Kind.LEAF or cls is RawTables or (self._frames.is_frame(value) and self._frames.is_lazy(cls))
-            self._known[cls] = lazy
-        if not self._known[cls]:
-            return value
-        return map_leaves(value, self._leaf)
-
-    def _leaf(self, leaf: Any, path: str) -> Any:
-        if type(leaf) is RawTables:
-            return leaf
-        return self._frames.settled(leaf) if self._frames.is_frame(leaf) and self._frames.is_lazy(type(leaf)) else leaf
-
-
-@final
-class _Outcome:
-    """Turns what a function returned into a value: frames without the wishes around them, queries as their rows.
-
-    Args:
-        frames, database: What converts, and what runs SQL.
-        who: The task, for messages.
-        settle: Lazy frames are computed at once, because several will read them.
-
-    Attributes:
-        known: Type -> what turns values of it into what is handed on; None if they are handed on as they are.
-    """
-
-    def __init__(self, frames: Frames, database: Database, who: str, *, settle: bool) -> None:
-        self._who = who
-        self._frames = frames
-        self._database = database
-        self._settle = settle
-        self.known: dict[type, Change | None] = dict.fromkeys((str, int, float, bool, bytes, type(None)))
-        self.known |= {dict: self._dict, list: self._list, tuple: self._tuple, Table: self._table}
-
-    def __call__(self, value: Any) -> Any:
-        try:
-            change = self.known[type(value)]
-        except KeyError:
-            change = self._learn(value)
-        return value if change is None else change(value)
-
-    def _dict(self, value: Any) -> Any:
-        return {key: self(child) for key, child in value.items()}
-
-    def _list(self, value: Any) -> Any:
-        return [self(child) for child in value]
-
-    def _tuple(self, value: Any) -> Any:
-        return tuple([self(child) for child in value])
-
-    def _container(self, value: Any) -> Any:
-        kind = kind_of(value)
-        return build(value, kind, [(key, self(child)) for key, child in children(value, kind)])
-
-    def _table(self, value: Any) -> Any:
-        made = self._database.rows(value.obj) if isinstance(value.obj, str) else self(value.obj)
-        if not value.type_map:
-            return made
-        types = self._database.arrow_types(self._frames.sql_types(value.type_map), self._who)
-        return self._frames.retyped(made, types, self._who)
-
-    def _view(self, value: Any) -> Any:
-        frames = self._frames
-        sources = [self(leaf) for _, leaf in leaves(value.src, "")]
-        made = selected(selection_of(value, self._who), sources, frames, self._database, self._who)
-        if made is None:
-            raise ProductionError(f"{self._who}: the View has no source. Give it a table, or a list of tables.")
-        # A frame of the library that the task works with.
-        return made if frames.is_lazy(type(sources[0])) else frames.convert(made, type(sources[0]))
-
-    def _query(self, value: Any) -> Any:
-        return self._database.rows(self._frames.query_text(value))
-
-    def _learn(self, value: Any) -> Change | None:
-        cls = type(value)
-        found: Change | None = None
-        if kind_of(value) is not Kind.LEAF:
-            found = self._container
-        elif cls is RawSql:
-            found = self._database.refuse_script
-        elif cls is View:
-            found = self._view
-        elif cls is ExternalTableReference:
-            found = self._refuse
-        elif (hook := self._frames.hook_of(cls, value)) is not None:
-            if hook.by_reference:
-                found = self._query
-            # Relations and streams can be read where they were made, and once; lazy frames of polars anywhere.
-            elif self._frames.is_lazy(cls) and (self._settle or not hasattr(value, "collect")):
-                found = self._frames.settled
-            else:
-                found = self._frames.storing(cls, value, self._who)
-        self.known[cls] = found
-        return found
-
-    def _refuse(self, value: Any) -> Any:
-        raise ProductionError(f"{self._who} returned a {type(value).__name__}, which it cannot do there. Return the table itself.")
-
-
-def _object(value: Any) -> Any:
-    return value.obj

@@ -52,22 +52,22 @@ class TableShape:
         """
         cls = type(obj)
         fits = self._native.get(cls)
-        if fits is not None and fits(obj):
+        if fits is None:
+            if not frames.is_frame(obj):
+                problems.append(f"{path}: expected a table, got {_told(obj)}")
+                return obj
+            if frames.is_lazy(cls):
+                return self.check(frames.settled(obj), frames, path, problems)
+            fits = self._native[cls] = self._fits(cls, frames)
+        if fits(obj):
             return self._without_nulls(obj, frames, path, problems) if self.required else obj
-        if not frames.is_frame(obj):
-            problems.append(f"{path}: expected a table, got {_told(obj)}")
-            return obj
-        frame = frames.settled(obj) if frames.is_lazy(cls) else obj
-        if type(frame) not in self._native:
-            self._native[type(frame)] = self._fits(type(frame), frames)
-            return self.check(frame, frames, path, problems)
         try:
-            table = frames.to_arrow(frame, "the production flow", path)
+            table = frames.to_arrow(obj, "the production flow", path)
         except PipedagError as error:
             problems.append(f"{path}: {error}")
             return obj
         before = len(problems)
-        from_pandas = type_name(type(frame)) == _PANDAS
+        from_pandas = type_name(cls) == _PANDAS
         table = self._cast(table, path, problems, from_pandas=from_pandas)
         return obj if len(problems) > before else self._without_nulls(table, frames, path, problems)
 

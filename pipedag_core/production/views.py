@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pipedag_core.errors import ProductionError
-from pipedag_core.ports.data import ExternalTable, Selection, StoredTable, StoredView
+from pipedag_core.ports.data import Selection, StoredTable, StoredView
 from pipedag_core.production.frames import Frames
 from pipedag_core.run.inputs import leaves
 from pipedag_core.run.views import loaded, make
@@ -56,11 +56,8 @@ def _of_tables(selection: Selection, tables: Sequence[Any], frames: Frames, data
     assert isinstance(view, StoredView)
     if view.selection.sort_by:
         names = {source.id: database.place(table)[0] for source, table in zip(sources, tables, strict=True)}
-
-        def place(table: StoredTable | ExternalTable) -> str:
-            return names[table.id] if isinstance(table, StoredTable) else ""
-
-        return database.rows(viewsql.select(view, place))
+        # All sources are the ones above, which are stored tables.
+        return database.rows(viewsql.select(view, lambda table: names[table.id]))
     pa = import_module("pyarrow")
     pairs = view.selection.columns or ()
     parts = [pa.Table.from_arrays([table.column(old) for _, old in pairs], names=[new for new, _ in pairs]) for table in tables]

@@ -82,23 +82,26 @@ def _field_token(field: pa.Field[Any]) -> str:
     return type_token(field.type) + (f"{sorted(metadata.items())!r}" if metadata else "")
 
 
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    # Arrow can neither filter nor take views of text yet; categories are left as they are, since only their indices are filtered.
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """Return a type whose text and bytes are kept in the plain way, at any depth.
+
+    Arrow can neither filter nor take views of text yet; categories are left as they are, since only their indices are filtered.
+    """
     if _types.is_string_view(kind):
         return pa.large_string()
     if _types.is_binary_view(kind):
         return pa.large_binary()
     if _types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(without_views(kind.value_type)))
     if _types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_without_views(kind.value_type)))
+        return pa.large_list(kind.value_field.with_type(without_views(kind.value_type)))
     if _types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)), kind.list_size)
+        return pa.list_(kind.value_field.with_type(without_views(kind.value_type)), kind.list_size)
     if _types.is_map(kind):
         key, item = kind.key_field, kind.item_field
-        return pa.map_(key.with_type(_without_views(key.type)), item.with_type(_without_views(item.type)), keys_sorted=kind.keys_sorted)
+        return pa.map_(key.with_type(without_views(key.type)), item.with_type(without_views(item.type)), keys_sorted=kind.keys_sorted)
     if _types.is_struct(kind):
-        return pa.struct([kind.field(at).with_type(_without_views(kind.field(at).type)) for at in range(kind.num_fields)])
+        return pa.struct([kind.field(at).with_type(without_views(kind.field(at).type)) for at in range(kind.num_fields)])
     return kind
 
 
@@ -125,7 +128,7 @@ class ContentHasher:
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema_digest(schema)
         self._columns = [_column(field.type) for field in schema]
-        self._types = [_without_views(field.type) for field in schema]
+        self._types = [without_views(field.type) for field in schema]
         self._rows = 0
         self._is_possible = True
 
@@ -327,7 +330,7 @@ class _Dictionary(_Column):
     def add(self, array: Any) -> None:
         if not len(array):
             return
-        categories = array.dictionary.cast(_without_views(array.type.value_type))
+        categories = array.dictionary.cast(without_views(array.type.value_type))
         if self._last is None or not categories.equals(self._last):
             self._categories.add(categories)
             self._last = categories
@@ -348,7 +351,7 @@ class _Extension(_Column):
         self._storage = _column(kind.storage_type)
 
     def add(self, array: Any) -> None:
-        self._storage.add(array.storage.cast(_without_views(array.type.storage_type)))
+        self._storage.add(array.storage.cast(without_views(array.type.storage_type)))
 
     def _add_values(self, array: Any) -> None:
         raise AssertionError("the storage is hashed instead")
