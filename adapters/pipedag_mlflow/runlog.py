@@ -13,7 +13,7 @@ from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import GenerationRow, TaskResult
 from pipedag_core.ports.data import ExternalTable, StoredObject, StoredTable
 from pipedag_core.ports.events import Outcome, StepReport
-from pipedag_mlflow import facts, library, names, picture, tables
+from pipedag_mlflow import facts, library, links, names, picture, tables
 from pipedag_mlflow.sweep import end_lost_runs
 from pipedag_mlflow.tracked import Target, Tracked
 
@@ -131,10 +131,12 @@ class RunLog:
         results = facts.last_results(log)
         metrics = {name: (value, at) for name, value in facts.summary(results).items()}
         metrics["bytes_written"] = (float(written), at)
+        others = links.linked(tracked.client.get_run(id).data.tags.get(names.LINKED_RUN, ""))
+        note = facts.description(plan, start.config, start.run_id, state, results)
         told = {
             names.STATE: state,
             names.FINGERPRINT: facts_digest(results),
-            "mlflow.note.content": facts.description(plan, start.config, start.run_id, state, results),
+            "mlflow.note.content": note + (f"\n\nBelongs to {links.described(tracked, others)}." if others else ""),
             **{tag: notes[note] for note, tag in _NOTED.items() if note in notes},
         }
         self._log(id, metrics=metrics, tags=told)

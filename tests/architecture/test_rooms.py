@@ -35,6 +35,8 @@ ROOMS = {
         "pipedag_core/run/result.py",
         "pipedag_core/production/",
         "pipedag_core/testing/",
+        # Tables of an evaluation come to MLflow in this form.
+        "pipedag_mlflow/documents.py",
     ],
     # Made only for those who ask for an object of this library.
     "pydot": ["pipedag_core/plan/draw.py"],
