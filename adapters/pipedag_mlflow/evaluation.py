@@ -139,8 +139,6 @@ def _json(value: Any) -> Any:
         return {str(key): _json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json(item) for item in value]
-    if _library(value) == "builtins" or hasattr(value, "isoformat"):
-        return str(value)
     text = str(value)
     # What has no text of its own is told by its class; an address in memory would say nothing.
     return f"({type(value).__module__}.{type(value).__qualname__})" if text.startswith("<") else text

@@ -16,17 +16,6 @@ def config(tmp_path):
     return PipedagConfig({"instances": {"full": {"instance_id": "full", "table_store": store}}}).get("full")
 
 
-@pytest.fixture
-def by_default(database):
-    """MLflow is set to the test's own database, as with MLFLOW_TRACKING_URI."""
-    import mlflow
-
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(database)
-    yield database
-    mlflow.set_tracking_uri(before)
-
-
 class Training:
     """A flow that trains and evaluates, each of which can be changed."""
 
