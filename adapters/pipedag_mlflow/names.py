@@ -17,6 +17,11 @@ STAGE: Final = "pipedag.stage"
 ORCHESTRATOR: Final = "pipedag.orchestrator"
 ORCHESTRATOR_URL: Final = "pipedag.orchestrator_url"
 LINKED_RUN: Final = "pipedag.linked_run"
+TRAINING_RUN: Final = "pipedag.training_run"
+BUNDLE: Final = "pipedag.bundle"
+
+#: How metrics begin that the observer logs.
+OBSERVED: Final = ("seconds/", "rows/", "tasks/", "bytes_written")
 
 #: Run status of MLflow -> by the state in which our run ended.
 STATUS: Final = {"succeeded": "FINISHED", "failed": "FAILED", "aborted": "KILLED"}
