@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,9 +61,7 @@ def tags(prod: ProductionFlow, bundle: Path) -> dict[str, str]:
 def requirements(bundle: Path, mlflow_version: str) -> list[str]:
     """Return what a bundle needs to be served, as lines for pip."""
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    found = {**manifest["packages"], "mlflow": mlflow_version}
+    found = {"pipedag-core": version("pipedag-core"), **manifest["packages"], "mlflow": mlflow_version}
     if any(name.endswith(".skops") for name in manifest["files"]):
-        from importlib.metadata import version
-
         found["skops"] = version("skops")
     return [f"{name}=={text}" for name, text in sorted(found.items())]

@@ -90,6 +90,21 @@ def _names(given: Any) -> list[str] | None:
     return None if given is None or len(given) == 0 else [str(name) for name in given]
 
 
+class Answer(pd.DataFrame):
+    """A frame whose records say None where there are gaps: that is what JSON is made of, and it has no word for NaT and NaN."""
+
+    def to_dict(self, orient: Any = "dict", **options: Any) -> Any:
+        """Return the rows as pandas does, but for gaps in records."""
+        rows: Any = super().to_dict(orient, **options)
+        if orient == "records":
+            missing = self.isna()
+            for name in self.columns[missing.any()]:
+                for row, gap in zip(rows, missing[name], strict=True):
+                    if gap:
+                        row[name] = None
+        return rows
+
+
 def answered(prod: ProductionFlow, inputs: dict[str, Any], outputs: list[str] | None = None, *, frames: bool) -> Any:
     """Return what a caller of the model gets.
 
@@ -99,11 +114,9 @@ def answered(prod: ProductionFlow, inputs: dict[str, Any], outputs: list[str] | 
         outputs: Names of those to compute; None: all.
         frames: Whether several tables come out as frames, or as lists of records. A single one is a frame always: MLflow makes records of that.
     """
-    if frames or (outputs is None and _is_table(prod.parts.program.output, prod)):
-        answer = prod.run(inputs, outputs, as_type=pd.DataFrame)
-    else:
-        # Frames of pandas cannot tell gaps from numbers that are none, and JSON has no word for the latter.
-        answer = prod.run(inputs, outputs, as_type=pa.Table)
+    if outputs is None and _is_table(prod.parts.program.output, prod):
+        return Answer(prod.run(inputs, as_type=pd.DataFrame), copy=False)
+    answer = prod.run(inputs, outputs, as_type=pd.DataFrame if frames else pa.Table)
     found: dict[str, Any] = {}
 
     def leaf(value: Any, path: str) -> Any:

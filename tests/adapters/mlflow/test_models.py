@@ -94,7 +94,7 @@ def test_a_model_of_several_tables_is_asked_with_a_dict_of_them(two):
     assert isinstance(model.predict(records)["times"], list)
     assert rows(model.predict(records)) == rows(answer)
     assert list(model.predict({**frames, "outputs": ["tolls"]})) == ["tolls"]
-    assert [str(item.type) for item in model.metadata.signature.inputs] == ["Any", "Any", "Array(DataType.string)"]
+    assert [str(item.type) for item in model.metadata.signature.inputs] == ["Any", "Any", "Array(string)"]
 
 
 def test_tables_that_are_kept_with_the_model_need_not_be_sent(two):
@@ -146,7 +146,7 @@ def test_a_registered_version_has_an_alias_and_its_origin(one, by_default, clien
     info = log_production_flow(one, registered_model_name="trips", alias="champion", tags={"team": "storks"})
     version = client(by_default).get_model_version_by_alias("trips", "champion")
     assert (int(version.version), version.source) == (info.registered_model_version, f"models:/{info.model_id}")
-    assert (version.tags["team"], version.tags["pipedag.instance"], version.run_id) == ("storks", "__any__", info.run_id)
+    assert (version.tags["team"], version.tags["pipedag.instance"], version.run_id) == ("storks", "default", info.run_id)
     assert "predict" in version.description
     assert rows(load("models:/trips@champion").predict(TRIPS.to_pandas())) == rows(one.run({"trips": TRIPS, "hurry": 1.5}))
     again = log_production_flow(one, registered_model_name="trips", alias="champion")
