@@ -68,6 +68,19 @@ def test_one_table_over_http_gives_what_the_production_flow_gives(config, by_def
         assert "Model is missing inputs ['km']" in told
 
 
+def test_a_batch_from_file_to_file_gives_what_the_production_flow_gives(config, by_default, tmp_path):
+    prod = trained(one_table, config)
+    info = log_production_flow(prod)
+    (tmp_path / "trips.json").write_text(json.dumps({"dataframe_records": records(TRIPS)}))
+    words = ["models", "predict", "-m", info.model_uri, "-i", "trips.json", "-o", "answer.json", "-t", "json", "--env-manager", "local"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": by_default, "PYTHONPATH": f"{ROOT / 'adapters'}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert rows(json.loads((tmp_path / "answer.json").read_text())["predictions"]) == rows(prod.run({"trips": TRIPS, "hurry": 1.5}))
+
+
 def test_several_tables_over_http_give_what_the_production_flow_gives(config, by_default, tmp_path):
     prod = trained(two_tables, config)
     expected = rows({name: table.to_dicts() for name, table in prod.run({"read": {"trips": TRIPS, "places": PLACES}}).items()})
