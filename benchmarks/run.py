@@ -36,6 +36,7 @@ FIGURES = {
     "streaming": "streaming",
     "postgres": "postgres",
     "production": "production",
+    "mlflow": "with_mlflow",
     "reference": "reference",
 }
 
