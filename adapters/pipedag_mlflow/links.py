@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
+from pipedag_core.config.wire import open_catalog
 from pipedag_mlflow import names
 from pipedag_mlflow.tracked import Tracked
+
+#: How notes of a run begin that name the MLflow runs that its own is linked to.
+_NOTE: Final = "linked mlflow run "
 
 
 def link(tracked: Tracked, mlflow_run_id: str, others: Sequence[str]) -> None:
@@ -13,15 +18,24 @@ def link(tracked: Tracked, mlflow_run_id: str, others: Sequence[str]) -> None:
     wanted = [other for other in others if other and other != mlflow_run_id]
     if not wanted:
         return
-    before = linked(tracked.client.get_run(mlflow_run_id).data.tags.get(names.LINKED_RUN, ""))
+    tag = tracked.client.get_run(mlflow_run_id).data.tags.get(names.LINKED_RUN, "")
+    before = [id for id in tag.split(", ") if id]
     after = list(dict.fromkeys([*before, *wanted]))
     if after != before:
         tracked.client.set_tag(mlflow_run_id, names.LINKED_RUN, names.cut(", ".join(after), names.TAG_LENGTH))
+    if mlflow_run_id == tracked.known():
+        # For whoever describes the run when it has ended, in whichever process.
+        catalog = open_catalog(tracked.config)
+        try:
+            for other in after:
+                catalog.note(tracked.run_id, f"{_NOTE}{other}", mlflow_run_id)
+        finally:
+            catalog.close()
 
 
-def linked(tag: str) -> list[str]:
-    """Return the ids that the tag names."""
-    return [id for id in tag.split(", ") if id]
+def noted(notes: Mapping[str, str]) -> list[str]:
+    """Return the MLflow runs that the one of a run was linked to, from the run's notes in the catalog."""
+    return [note.removeprefix(_NOTE) for note in notes if note.startswith(_NOTE)]
 
 
 def described(tracked: Tracked, others: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ def _is_by_name(given: Any, name: str) -> bool:
 def _given(given: Any) -> dict[str, Any]:
     """Return a dict of tables; MLflow makes one row of it, with a table in each cell."""
     if isinstance(given, pd.DataFrame):
-        return {} if given.empty else {str(name): given[name].iloc[0] for name in given.columns}
+        return {} if given.empty else dict(zip(map(str, given.columns), given.to_numpy(dtype=object)[0], strict=True))
     return dict(given)
 
 
