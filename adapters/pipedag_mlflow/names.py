@@ -53,3 +53,8 @@ def digest_of(content_hash: str | None, identity: str) -> str:
     """Return our hash of a table's content, else of what made it, as MLflow can keep it."""
     text = (content_hash or identity).partition("#")[0]
     return text.rpartition(":")[2][:DIGEST_LENGTH]
+
+
+def literal(text: str) -> str:
+    """Return a text as it stands between single quotes in what MLflow searches for."""
+    return text.replace("'", "''")

@@ -14,6 +14,7 @@ from pipedag_core.ports.catalogs import GenerationRow, TaskResult
 from pipedag_core.ports.data import ExternalTable, StoredObject, StoredTable
 from pipedag_core.ports.events import Outcome, StepReport
 from pipedag_mlflow import facts, library, links, names, picture, tables
+from pipedag_mlflow.compare import PARTS
 from pipedag_mlflow.sweep import end_lost_runs
 from pipedag_mlflow.tracked import Target, Tracked
 
@@ -143,6 +144,9 @@ class RunLog:
         client = tracked.client
         client.log_text(id, picture.page(plan, results), "pipedag/graph.html")
         client.log_text(id, table_of(plan, results), "pipedag/tasks.json")
+        client.log_text(
+            id, json.dumps({task.id: dict(results[task.id].parts) for task in plan.tasks if task.id in results}, indent=1), PARTS
+        )
         for stage in plan.stages if self._nested else ():
             part = tracked.known(f"stage {stage.name}")
             if part is not None and not self._is_over(part):
