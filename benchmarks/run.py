@@ -35,6 +35,7 @@ FIGURES = {
     "table": "large_table",
     "streaming": "streaming",
     "postgres": "postgres",
+    "duckdb": "duckdb_file",
     "production": "production",
     "mlflow": "with_mlflow",
     "reference": "reference",

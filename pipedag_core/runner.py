@@ -24,7 +24,7 @@ from pipedag_core.define.flow import Flow, Stage
 from pipedag_core.define.refs import Reference
 from pipedag_core.define.task import materialize
 from pipedag_core.define.values import Blob, Table
-from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, RunError, StoredDataMissing
+from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, StoredDataMissing, UnsupportedByStore
 from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
@@ -458,12 +458,16 @@ def first_rows(config: PipedagConfig | ConfigContext | None, tables: Sequence[St
     return found
 
 
-def materialize_table(table: Any, **options: Any) -> Any:
+def materialize_table(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
     """Write a table at once, inside a task; see `Table.materialize`."""
     context = executing.get()
-    if context is None:
-        raise RunError("Table.materialize() works inside a running task. Outside of one, return the table from a task.")
-    return context.materialize(table, **options)
+    if context is not None:
+        return context.materialize(table, return_as_type=return_as_type, config_context=config_context, schema=schema)
+    if config_context is not None or schema is not None:
+        raise UnsupportedByStore(
+            "Table.materialize() writes nothing outside of a run. Run the task in a flow, or leave out config_context and schema."
+        )
+    return tuple(table.obj for _ in return_as_type) if isinstance(return_as_type, (tuple, list)) else table.obj
 
 
 def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> int:

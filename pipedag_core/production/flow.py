@@ -442,6 +442,13 @@ def _nested(inputs: Mapping[str, Any], name: str) -> Any:
     return _UNSET
 
 
-def _as_it_is(table: Any, **_: Any) -> Any:
+def _as_it_is(table: Table[Any], **_: Any) -> Any:
     """Return the rows of a table that a task wants to write at once: there is nowhere to write to."""
-    return table.obj if isinstance(table, Table) else table
+    obj = table.obj
+    if table.type_map or isinstance(obj, str) or type(obj).__name__ == "TextClause":
+        raise ProductionError(
+            f"Table.materialize() of {'a table with type_map' if table.type_map else 'SQL text'} cannot run in production, where nothing is written. "
+            "Return the table from a task of its own."
+        )
+    # A query of SQLAlchemy is read like a table.
+    return obj.subquery(table.name) if hasattr(obj, "subquery") else obj

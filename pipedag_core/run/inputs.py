@@ -163,6 +163,8 @@ def decode_output(found: FoundResult) -> Any:
                 return make(selection_from(node["selection"]), [leaf(source) for source in node["sources"]])
             case "raw":
                 return RawTables({name: renamed(found.objects[inner["id"]], found.stage, name) for name, inner in node["tables"].items()})
+            case "beside":
+                return codec.decode(node["value"], leaf)
             case "late":
                 return LateValue(node["maker"], f"{found.stage}.{found.result.task}", node.get("about", ""))
             case other:

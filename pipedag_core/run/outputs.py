@@ -27,7 +27,7 @@ from pipedag_core.ports.data import (
 from pipedag_core.ports.events import PointReached
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
-from pipedag_core.run.slots import Mark, MarkedView, Place, Policy, Slot, is_small, marked_text, missing
+from pipedag_core.run.slots import Beside, Mark, MarkedView, Place, Policy, Slot, is_small, marked_text, missing
 from pipedag_core.run.views import loaded, make
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def write(place: Place, marked: Any, slots: Sequence[Slot], generation: int, pol
                 # Named twice in one output, it is one table.
                 slot.stored = slot.stored or _same_external(slot, new)
             if slot.stored is None:
-                new.extend(_write_slot(place, slot, readable.get(index, ""), generation, policy))
+                new.extend(write_slot(place, slot, readable.get(index, ""), generation, policy))
                 place.session.tell(PointReached(place.run.id, "after_write"))
             slot.release()
         return _output(place, marked, slots, readable, new)
@@ -94,7 +94,8 @@ def discard(session: Session, objects: Sequence[StoredObject]) -> None:
         session.blobs.drop(blobs)
 
 
-def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Policy) -> list[NewObject]:
+def write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Policy) -> list[NewObject]:
+    """Write one slot that is not stored yet under a readable name, and return what is to be recorded; nothing if equal rows are stored already."""
     if slot.blob is not None:
         return [_write_blob(place, slot, name, generation)]
     if isinstance(slot.obj, ExternalTableReference):
@@ -261,6 +262,6 @@ def _check_views(place: Place, marked: Any, slots: Sequence[Slot]) -> None:
         assert isinstance(stored, (StoredTable, ExternalTable))
         return stored
 
-    for path, item in iter_leaves(marked):
+    for path, item in iter_leaves(marked.value if isinstance(marked, Beside) else marked):
         if isinstance(item, MarkedView):
             loaded(source(item), place.access, f"{place.who}{f', output {path!r}' if path else ''}")

@@ -128,6 +128,15 @@ class MarkedView:
     sources: tuple[Mark | MarkedView, ...]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A returned nest, and tables that were written on the way to it."""
+
+    value: Any
+    tables: tuple[Mark, ...]
+
+
 def marked_text(marked: Any, leaf: Callable[[Mark], Mapping[str, Any]]) -> str:
     """Return a marked nest as canonical text, with `leaf(mark)` for what was stored and views by what they select.
 
@@ -135,18 +144,28 @@ def marked_text(marked: Any, leaf: Callable[[Mark], Mapping[str, Any]]) -> str:
         UnsupportedValue: Something in the nest cannot be kept as a plain value; the message names its path.
     """
 
-    def node(item: Mark | MarkedView) -> Mapping[str, Any]:
+    def node(item: Mark | MarkedView | Beside) -> Mapping[str, Any]:
         if isinstance(item, Mark):
             return leaf(item)
+        if isinstance(item, Beside):
+            return {"$": "beside", "value": encoded(item.value), "tables": [leaf(mark) for mark in item.tables]}
         return {"$": "view", "selection": selection_text(item.selection), "sources": [node(source) for source in item.sources]}
 
-    return codec.dumps(codec.encode(marked, lambda item, _: node(item) if isinstance(item, (Mark, MarkedView)) else None))
+    def encoded(nest: Any) -> Any:
+        return codec.encode(nest, lambda item, _: node(item) if isinstance(item, (Mark, MarkedView, Beside)) else None)
+
+    return codec.dumps(encoded(marked))
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where outputs go, and for whom."""
+    """Where outputs go, and for whom.
+
+    Attributes:
+        references: id of an object that stands for a stored table, view or blob -> the object, and what it stands for.
+        early: Id of a table that was written in the middle of the task -> the name that it asked for.
+    """
 
     session: Session
     access: StoreSession
@@ -156,7 +175,8 @@ class Place:
     position: str
     stages: frozenset[str]
     inputs: TaskInputs
-    references: Mapping[int, tuple[Any, TableSource]]
+    references: dict[int, tuple[Any, TableSource]]
+    early: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
 
     @property
     def who(self) -> str:
@@ -230,9 +250,9 @@ def _slot(place: Place, item: Any, path: str) -> Slot | None:
     if reference is not None:
         # What is stored itself comes from `pipedag_core.run.supplied`, and stays what it was called.
         stored = cast("StoredTable | StoredBlob", reference[1])
-        return Slot(path, item, item.name if item is stored else None, stored=stored)
+        return Slot(path, item, item.name if item is stored else place.early.get(stored.id), stored=stored)
     if isinstance(item, Table):
-        return _table_slot(place, cast("Table[Any]", item), path)
+        return table_slot(place, cast("Table[Any]", item), path)
     if isinstance(item, Blob):
         return Slot(path, item, item.name)
     if isinstance(item, RawSql):
@@ -251,7 +271,12 @@ def _slot(place: Place, item: Any, path: str) -> Slot | None:
     return Slot(path, item, None, hook=hook)
 
 
-def _table_slot(place: Place, table: Table[Any], path: str) -> Slot:
+def table_slot(place: Place, table: Table[Any], path: str) -> Slot:
+    """Return the slot of a wrapped table.
+
+    Raises:
+        UnsupportedValue: No hook understands what is in it.
+    """
     where = {"stage": place.stage, "task": place.task.id}
     dialect = place.session.tables.capabilities.dialect
     types = {column: place.session.hooks.sql_type(kind, dialect) for column, kind in table.type_map.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -14,7 +14,6 @@ from pipedag_core.errors import ConfigError, MaterializationError
 from pipedag_core.naming import quote_identifier, quote_literal
 from pipedag_core.ports.data import TableOptions, TableSchema
 from pipedag_core.stores.dialects import postgres_types as types
-from pipedag_core.stores.dialects.port import Order
 from pipedag_core.stores.sql_names import Place
 from pipedag_core.stores.table_options import filled_columns
 
@@ -55,17 +54,20 @@ def details_of(labels: Mapping[str, Mapping[str, Any]], label: str | None, where
     return Details(bool(merged.get("unlogged", False)), merged.get("tablespace"))
 
 
-def claim(run: Run, order: Order) -> Place:
-    """Take the first place that nobody has, until the end of the transaction."""
-    for place in order.places:
-        # Without the lock, whoever comes second would wait for the end of the first one's query, and fail then.
-        name = quote_literal(place.sql)
-        [(free,)] = run(
-            f"SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({name}, 0)) AND pg_catalog.to_regclass({name}) IS NULL"
-        )
+def claim(run: Run, places: Iterable[Place], where: str) -> Place:
+    """Take the first of some places that nobody has, until the end of the transaction; `where` is for messages."""
+    for place in places:
+        [(free,)] = run(claiming(place))
         if free:
             return place
-    raise MaterializationError(f"{order.where}: all names for further attempts are taken. Let clean-up run.")
+    raise MaterializationError(f"{where}: all names for further attempts are taken. Let clean-up run.")
+
+
+def claiming(place: Place) -> str:
+    """Return the statement that takes a place until the end of the transaction, and tells whether it was free."""
+    # Without the lock, whoever comes second would wait for the end of the first one's query, and fail then.
+    name = quote_literal(place.sql)
+    return f"SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({name}, 0)) AND pg_catalog.to_regclass({name}) IS NULL"
 
 
 def create(place: Place, details: Details) -> str:
@@ -115,7 +117,17 @@ def _columns(names: Sequence[str]) -> str:
 
 def columns_of(run: Run, place: Place) -> list[types.SqlColumn]:
     """Return the columns of a table; none if there is no such table."""
-    return [types.SqlColumn(*row) for row in run(types.COLUMNS.replace("%s", quote_literal(place.sql)))]
+    return columns_from(run(asking_columns(place)))
+
+
+def columns_from(rows: Sequence[tuple[Any, ...]]) -> list[types.SqlColumn]:
+    """Return the columns that the query of `asking_columns` has told."""
+    return [types.SqlColumn(*row) for row in rows]
+
+
+def asking_columns(place: Place) -> str:
+    """Return the query that tells a table's columns, as the arguments of `SqlColumn`."""
+    return types.COLUMNS.replace("%s", quote_literal(place.sql))
 
 
 def schema_of(run: Run, place: Place, columns: Sequence[types.SqlColumn]) -> TableSchema:
