@@ -37,6 +37,7 @@ FIGURES = {
     "postgres": "postgres",
     "duckdb": "duckdb_file",
     "production": "production",
+    "mlflow": "with_mlflow",
     "reference": "reference",
 }
 

@@ -24,7 +24,8 @@ ROOMS = {
     "mlflow": ["pipedag_mlflow/"],
     "msgpack": ["pipedag_core/hooks/polars_trace.py"],
     "pandera": ["pipedag_core/hooks/pandera.py"],
-    "pandas": ["pipedag_core/hooks/pandas.py"],
+    # MLflow hands frames of pandas to models.
+    "pandas": ["pipedag_core/hooks/pandas.py", "pipedag_mlflow/asking.py", "pipedag_mlflow/model.py", "pipedag_mlflow/signature.py"],
     "polars": ["pipedag_core/hooks/polars"],
     "prefect": ["pipedag_core/engines/prefect.py"],
     "pydiverse": ["pipedag_core/hooks/polars_colspec.py"],
@@ -38,6 +39,12 @@ ROOMS = {
         "pipedag_core/run/result.py",
         "pipedag_core/production/",
         "pipedag_core/testing/",
+        # Tables of an evaluation come to MLflow in this form, and what a model is asked is made of it.
+        "pipedag_mlflow/documents.py",
+        "pipedag_mlflow/asked.py",
+        "pipedag_mlflow/fixed.py",
+        "pipedag_mlflow/model.py",
+        "pipedag_mlflow/signature.py",
     ],
     # Made only for those who ask for an object of this library.
     "pydot": ["pipedag_core/plan/draw.py"],
