@@ -36,6 +36,7 @@ FIGURES = {
     "streaming": "streaming",
     "postgres": "postgres",
     "production": "production",
+    "dagster": "dagster_assets",
     "reference": "reference",
 }
 
