@@ -15,7 +15,7 @@ from pipedag_core.ports.data import ExternalTable, StoredBlob, StoredObject, Sto
 from pipedag_core.ports.events import StageReport, StepReport
 from pipedag_core.runner import first_rows
 from pipedag_dagster.jobs import FlowJob
-from pipedag_dagster.places import address, schema_of
+from pipedag_dagster.places import address, schema_of, store_kind
 from pipedag_dagster.props import TableProps
 
 #: Characters of a query that are shown; events are kept in a database.
@@ -142,6 +142,7 @@ def _of_object(job: FlowJob, stored: StoredObject, name: str, stage: str) -> dic
         "dagster/column_schema": column_schema(stored),
         "dagster/table_name": f"{schema_of(job.context, stage)}.{name}",
         "dagster/uri": base,
+        "dagster/storage_kind": store_kind(job.context),
     }
     if stored.rows is not None:
         facts["dagster/row_count"] = stored.rows

@@ -95,6 +95,9 @@ def test_every_table_is_an_asset_that_its_stage_materializes(flow, world, any_st
     assert (facts["dagster/row_count"], facts["outcome"]) == (1, "ran")
     assert [column.name for column in facts["dagster/column_schema"].columns] == ["amount", "twice"]
     assert facts["dagster/column_schema"].constraints.other == ["primary key (amount)"]
+    assert facts["dagster/table_name"].endswith("models.totals")
+    assert facts["dagster/uri"].endswith("models/totals")
+    assert facts["dagster/storage_kind"] in ("parquet", "duckdb", "postgres")
     assert "SQL" in found["marts/doubled"].metadata
     assert visible(any_store, "models", "totals") == [[6, 12]]
     [ours], leases = catalog_of(any_store)
