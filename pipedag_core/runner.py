@@ -374,22 +374,25 @@ def output_from_store(
             session.catalog.finish_run(info.run_id, "succeeded")
 
 
-def put_table(
+def put_table(stage: str, name: str, value: Any, **options: Any) -> StageReport:
+    """Write one table, or other object, that no flow makes, and commit its stage with it; see `put_tables`."""
+    return put_tables(stage, {name: value}, **options)
+
+
+def put_tables(
     stage: str,
-    name: str,
-    value: Any,
+    values: Mapping[str, Any],
     *,
     config: PipedagConfig | ConfigContext | None = None,
     instance: str | None = None,
     note: str = "",
     external_id: str = "",
 ) -> StageReport:
-    """Write one table, or other object, that no flow makes, and commit its stage with it; what else the stage holds stays.
+    """Write tables, or other objects, that no flow makes, and commit their stage with all of them; what else the stage holds stays.
 
     Args:
         stage: Name of the stage. A flow that has a stage of this name replaces all of it with its next commit.
-        name: Readable name of the table.
-        value: A frame of any library, a query, a `Table`, or any other object, which is kept as a blob.
+        values: Readable name of a table -> a frame of any library, a query, a `Table`, or any other object, which is kept as a blob.
         config, instance: As in `run_flow`.
         note: Who is at work, for those who wait for a lease.
         external_id: The orchestrator's own id of what writes it.
@@ -399,14 +402,16 @@ def put_table(
     """
     context = configuration(config, instance, None)
     with Flow("put") as flow, Stage(stage) as made:
+        for name in values:
 
-        @materialize(name=name)
-        def put() -> Any:
-            return _kept(context, value)
+            @materialize(name=name)
+            def put(name: str = name) -> Any:
+                return _kept(context, values[name])
 
-        put()
+            put()
     plan = compile_flow(flow, context.instance_name)
-    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, this_process(note or f"put {stage}.{name}"), context.lease_ttl)
+    note = note or f"put {', '.join(f'{stage}.{name}' for name in values)}"
+    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, this_process(note), context.lease_ttl)
     with open_session(context) as session:
         session.catalog.begin_run(replace(info, external_id=external_id))
         run = Run(info, RunOptions(), memory=RunMemory(session.catalog, info.run_id, remembers=True))
