@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -170,6 +170,11 @@ def column_schema(table: StoredTable) -> dg.TableSchema:
         ],
         constraints=dg.TableConstraints([f"primary key ({', '.join(key)})"]) if key else None,
     )
+
+
+def schema_of_columns(columns: Iterable[tuple[str, str]]) -> dg.TableSchema:
+    """Return columns of which only name and type are known."""
+    return dg.TableSchema(columns=[dg.TableColumn(name, kind) for name, kind in columns])
 
 
 # --- previews -----------------------------------------------------------------------------------------------------------------------
