@@ -48,7 +48,7 @@ def test_scores_are_an_asset_behind_the_tables_that_they_are_made_from(bundle, a
     found = materialized(result)["served/late"]
     facts = {key: value.value for key, value in found.metadata.items()}
     assert (facts["dagster/row_count"], facts["pipedag/flow"]) == (6, "delays")
-    assert [column.name for column in facts["dagster/column_schema"].columns] == ["id", "late"]
+    assert [column.name for column in facts["dagster/column_schema"].columns] == ["id", "score"]
     assert facts["dagster/table_name"].endswith("served.late")
     assert stored_value("served", "late", pl.DataFrame, config=any_store).shape == (6, 2)
     # The same rows once more are the same version, and no new generation.
