@@ -467,6 +467,27 @@ def first_rows(config: PipedagConfig | ConfigContext | None, tables: Sequence[St
     return found
 
 
+def column_lineage(
+    config: PipedagConfig | ConfigContext | None, tables: Sequence[StoredTable]
+) -> Mapping[str, Mapping[str, Sequence[tuple[str, str, str]]]]:
+    """Return id -> column -> the columns (stage, table, column) that it is computed from, of stored tables that a query made.
+
+    What the query's text does not tell is left out. Tables that it reads are looked at as they are committed now.
+    """
+    made = [(table, table.query) for table in tables if table.query is not None]
+    if not made:
+        return {}
+    from pipedag_core.stores.column_lineage import column_sources
+
+    with open_session(configuration(config, None, None)) as session:
+        dialect = session.tables.capabilities.dialect
+        known = {
+            stage: {name: item.schema.names for name, item in entries.items() if isinstance(item, StoredTable)}
+            for stage, entries in session.catalog.shown().items()
+        }
+    return {table.id: column_sources(query, dialect, table.schema.names, known) for table, query in made}
+
+
 def materialize_table(table: Any, **options: Any) -> Any:
     """Write a table at once, inside a task; see `Table.materialize`."""
     context = executing.get()
