@@ -38,6 +38,7 @@ FIGURES = {
     "duckdb": "duckdb_file",
     "production": "production",
     "mlflow": "with_mlflow",
+    "dagster": "dagster_assets",
     "reference": "reference",
 }
 

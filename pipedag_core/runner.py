@@ -11,6 +11,7 @@ from importlib import import_module
 from inspect import isclass, signature
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.catalogs.owner import lives, many_processes, this_process
@@ -46,6 +47,9 @@ from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
 ORCHESTRATED_TTL_S = 6 * 3600.0
+
+#: Flow -> digest of its wiring.
+_SEEN: WeakKeyDictionary[Flow, str] = WeakKeyDictionary()
 
 
 def run_flow(
@@ -370,22 +374,25 @@ def output_from_store(
             session.catalog.finish_run(info.run_id, "succeeded")
 
 
-def put_table(
+def put_table(stage: str, name: str, value: Any, **options: Any) -> StageReport:
+    """Write one table, or other object, that no flow makes, and commit its stage with it; see `put_tables`."""
+    return put_tables(stage, {name: value}, **options)
+
+
+def put_tables(
     stage: str,
-    name: str,
-    value: Any,
+    values: Mapping[str, Any],
     *,
     config: PipedagConfig | ConfigContext | None = None,
     instance: str | None = None,
     note: str = "",
     external_id: str = "",
 ) -> StageReport:
-    """Write one table, or other object, that no flow makes, and commit its stage with it; what else the stage holds stays.
+    """Write tables, or other objects, that no flow makes, and commit their stage with all of them; what else the stage holds stays.
 
     Args:
         stage: Name of the stage. A flow that has a stage of this name replaces all of it with its next commit.
-        name: Readable name of the table.
-        value: A frame of any library, a query, a `Table`, or any other object, which is kept as a blob.
+        values: Readable name of a table -> a frame of any library, a query, a `Table`, or any other object, which is kept as a blob.
         config, instance: As in `run_flow`.
         note: Who is at work, for those who wait for a lease.
         external_id: The orchestrator's own id of what writes it.
@@ -395,14 +402,16 @@ def put_table(
     """
     context = configuration(config, instance, None)
     with Flow("put") as flow, Stage(stage) as made:
+        for name in values:
 
-        @materialize(name=name)
-        def put() -> Any:
-            return _kept(context, value)
+            @materialize(name=name)
+            def put(name: str = name) -> Any:
+                return _kept(context, values[name])
 
-        put()
+            put()
     plan = compile_flow(flow, context.instance_name)
-    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, this_process(note or f"put {stage}.{name}"), context.lease_ttl)
+    note = note or f"put {', '.join(f'{stage}.{name}' for name in values)}"
+    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, this_process(note), context.lease_ttl)
     with open_session(context) as session:
         session.catalog.begin_run(replace(info, external_id=external_id))
         run = Run(info, RunOptions(), memory=RunMemory(session.catalog, info.run_id, remembers=True))
@@ -456,6 +465,27 @@ def first_rows(config: PipedagConfig | ConfigContext | None, tables: Sequence[St
             except StoredDataMissing:
                 continue
     return found
+
+
+def column_lineage(
+    config: PipedagConfig | ConfigContext | None, tables: Sequence[StoredTable]
+) -> Mapping[str, Mapping[str, Sequence[tuple[str, str, str]]]]:
+    """Return id -> column -> the columns (stage, table, column) that it is computed from, of stored tables that a query made.
+
+    What the query's text does not tell is left out. Tables that it reads are looked at as they are committed now.
+    """
+    made = [(table, table.query) for table in tables if table.query is not None]
+    if not made:
+        return {}
+    from pipedag_core.stores.column_lineage import column_sources
+
+    with open_session(configuration(config, None, None)) as session:
+        dialect = session.tables.capabilities.dialect
+        known = {
+            stage: {name: item.schema.names for name, item in entries.items() if isinstance(item, StoredTable)}
+            for stage, entries in session.catalog.shown().items()
+        }
+    return {table.id: column_sources(query, dialect, table.schema.names, known) for table, query in made}
 
 
 def materialize_table(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
@@ -636,7 +666,11 @@ def _checked_code(plan: Plan, context: ConfigContext, flow: Flow | None) -> Flow
         PlanMismatch: It is wired differently.
     """
     code = flow or _load(plan, context)
-    refuse_drift(compile_flow(code, plan.instance, plan.source), plan.digest, [step.id for step in plan.steps])
+    # A flow cannot be changed once it is declared, and orchestrators come back with it for every stage.
+    if _SEEN.get(code) != plan.digest:
+        found = compile_flow(code, plan.instance, plan.source)
+        refuse_drift(found, plan.digest, [step.id for step in plan.steps])
+        _SEEN[code] = found.digest
     return code
 
 
