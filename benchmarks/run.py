@@ -36,6 +36,7 @@ FIGURES = {
     "streaming": "streaming",
     "postgres": "postgres",
     "production": "production",
+    "airflow": "airflow_dags",
     "reference": "reference",
 }
 

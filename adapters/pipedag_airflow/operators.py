@@ -123,6 +123,11 @@ class PipedagStepOperator(BaseOperator):
 
     def _hook_apply_defaults(self, *, default_args: dict[str, Any], **kwargs: Any) -> tuple[tuple[()], dict[str, Any]]:
         # Instead of a constructor, which for each of thousands of tasks would cost a fifth more of parsing time: Airflow wraps every one.
+        params = kwargs.get("params")
+        if params and all(params.get_param(name).source == "dag" for name in params):
+            # A run's parameters come from the DAG in any case. A copy of them in each task would be checked again for each, and a DAG of
+            # 1,000 tasks would take seconds to store.
+            del kwargs["params"]
         if "_is_ready" in self.__dict__:
             # A parent class has a constructor of its own, for which this is called once more.
             return (), {**kwargs, "default_args": default_args}
