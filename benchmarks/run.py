@@ -37,6 +37,7 @@ FIGURES = {
     "postgres": "postgres",
     "production": "production",
     "airflow": "airflow_dags",
+    "cosmos": "airflow_cosmos",
     "reference": "reference",
 }
 

@@ -143,6 +143,12 @@ class PipedagStepOperator(BaseOperator):
             raise TypeError(f"{type(self).__name__} {kwargs.get('task_id')!r} needs step= and flow= (or flow in default_args['pipedag']).")
         return (), {**kwargs, "default_args": default_args}
 
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Fill the templates in. Fields of ours in which nothing is to be filled in are left out, so that a try does not store them once more."""
+        rendered = tuple(name for name in type(self).template_fields if name not in OWN or _is_template(getattr(self, name, None)))
+        object.__setattr__(self, "template_fields", rendered)
+        super().render_template_fields(context, jinja_env)
+
     def execute(self, context: Context) -> Any:
         """Carry out the step; the report is what it returns."""
         from pipedag_airflow.work import Worker
@@ -182,6 +188,20 @@ OWN: Final = frozenset(
         "wait_timeout",
     }
 )
+
+
+def _is_template(value: Any) -> bool:
+    """Return whether Airflow may have something to fill in: in a text with braces, or in what is no text, such as an XComArg."""
+    match value:
+        case None:
+            return False
+        case str():
+            return "{" in value
+        case Mapping():
+            return any(_is_template(item) for item in value.values())
+        case list() | tuple():
+            return any(_is_template(item) for item in value)
+    return True
 
 
 def seconds_of(value: float | timedelta) -> float:
