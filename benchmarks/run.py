@@ -39,6 +39,8 @@ FIGURES = {
     "production": "production",
     "mlflow": "with_mlflow",
     "dagster": "dagster_assets",
+    "airflow": "airflow_dags",
+    "cosmos": "airflow_cosmos",
     "reference": "reference",
 }
 
