@@ -104,9 +104,13 @@ def read_table(
     label: str,
     path: str,
     capabilities: Capabilities | None = None,
+    alias: str | None = None,
 ) -> Any:
-    """Load one table or view; the error says which one, and one that is gone is struck. `capabilities` are those that the hook may use; by default all of the store's."""
-    alias = path.rpartition(".")[2] or label
+    """Load one table or view; the error says which one, and one that is gone is struck.
+
+    `capabilities`: those that the hook may use; by default all of the store's. `alias`: what it is called in queries; by default the end of the path.
+    """
+    alias = alias or path.rpartition(".")[2] or label
     try:
         return hook.read(
             table, as_type, ReadContext(access, capabilities or session.tables.capabilities, label, alias, session.hooks.args(hook))

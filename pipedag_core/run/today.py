@@ -65,10 +65,11 @@ def _queries(job: Job, before: Mapping[str, str]) -> Mapping[str, str] | None:
     elif not any(key.startswith("query") for key in before):
         return None
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id} (looking)") as access:
-        policy = Policy("lazy", False, True, False, None, None)
+        # Whatever the cache function says: fresh input does not make a result stale.
+        policy = Policy("lazy", False, True, True, None, None)
         try:
-            midway, _, slots = _outcome(job, access, policy, writes=False)
+            place, _, slots = _outcome(job, access, policy, [], writes=False)
         except WouldWrite:
             return {"query of a table written on the way": ""}
-        prepare(midway.place, slots, policy)
-    return query_parts(slots, midway.place.inputs)
+        prepare(place, slots, policy)
+    return query_parts(slots, place.inputs)
