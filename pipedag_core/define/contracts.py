@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pipedag_core.define.shapes import UNKNOWN, inner, library
 from pipedag_core.define.values import Table
@@ -44,6 +44,16 @@ def contract_in(annotation: Any) -> type | None:
     if args and (origin is Table or (isinstance(origin, type) and origin.__name__ in ("DataFrame", "LazyFrame"))):
         return contract_in(args[0])
     return None
+
+
+def may_name(annotation: Any) -> bool:
+    """Return whether a contract may be found in an annotation; a quick look, for what is done with every argument of every task."""
+    if isinstance(annotation, (str, TypeVar)) or annotation is UNKNOWN:
+        return False
+    args = get_args(annotation)
+    if args:
+        return any(may_name(item) for item in args)
+    return isinstance(annotation, type) and (is_contract(annotation) or bool(getattr(annotation, "__annotations__", None)))
 
 
 def contracts_of(annotation: Any, value: Any, path: str = "") -> dict[str, type]:

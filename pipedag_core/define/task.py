@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, final, overload
 from pipedag_core import naming
 from pipedag_core.define.capture import Capture
 from pipedag_core.define.context import declaring, executing
+from pipedag_core.define.contracts import may_name
 from pipedag_core.define.lazydict import resolve
 from pipedag_core.define.options import Declared, TaskOptions, make_options
 from pipedag_core.define.refs import Reference
-from pipedag_core.define.shapes import problem, returns
+from pipedag_core.define.shapes import annotation_of, problem, returns
 from pipedag_core.errors import FlowError
 
 if TYPE_CHECKING:
@@ -67,6 +68,16 @@ class TaskFunction(Declared):
     def returns(self) -> Any:
         """The return annotation: evaluated where it can be, else as text; `shapes.UNKNOWN` if there is none."""
         return returns(self.fn)
+
+    @functools.cached_property
+    def promised(self) -> Mapping[str, Any]:
+        """Parameter -> annotation, for those whose annotation may name a contract of rows; of `*args` as that of a tuple."""
+        found: dict[str, Any] = {}
+        for name, parameter in self.signature.parameters.items():
+            annotation = annotation_of(self.fn, name)
+            if may_name(annotation):
+                found[name] = tuple[annotation, ...] if parameter.kind is inspect.Parameter.VAR_POSITIONAL else annotation
+        return found
 
     @functools.cached_property
     def description(self) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from pipedag_core.define.contracts import contracts_of
-from pipedag_core.define.shapes import UNKNOWN, annotation_of
 from pipedag_core.define.task import Task
 from pipedag_core.define.walk import segment
 from pipedag_core.errors import FlowError, PipedagError, StoredDataMissing, TracingRefused
@@ -50,7 +49,7 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
     references: References = {}
     hook = _hook(session, task) if inputs.placeholders else None
     inputs = with_columns(access, task, inputs)
-    contracts = {path: cls for name, value in inputs.parameters.items() for path, cls in _contracts(task, name, value).items()}
+    contracts = _contracts(task, inputs.parameters)
 
     def leaf(value: Any, path: str) -> Any:
         if isinstance(value, StoredBlob):
@@ -68,19 +67,20 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
     return Loaded(inputs, {name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
 
 
-def _contracts(task: Task, name: str, value: Any) -> Mapping[str, type]:
-    """Return path -> contract for the tables of one argument."""
-    parameters = task.function.signature.parameters
-    parameter = parameters.get(name)
-    if parameter is None:
-        # One of the keywords that are gathered.
-        parameter = next((item for item in parameters.values() if item.kind is inspect.Parameter.VAR_KEYWORD), None)
-        if parameter is None:
-            return {}
-    annotation = annotation_of(task.fn, parameter.name)
-    if annotation is UNKNOWN:
+def _contracts(task: Task, parameters: Mapping[str, Any]) -> Mapping[str, type]:
+    """Return path -> contract for the tables among the arguments."""
+    promised = task.function.promised
+    if not promised:
         return {}
-    return contracts_of(tuple[annotation, ...] if parameter.kind is inspect.Parameter.VAR_POSITIONAL else annotation, value, segment(name))
+    known = task.function.signature.parameters
+    # Keywords that are gathered each have a name of their own.
+    gathered = next((name for name, item in known.items() if item.kind is inspect.Parameter.VAR_KEYWORD), "")
+    found: dict[str, type] = {}
+    for name, value in parameters.items():
+        annotation = promised.get(name if name in known else gathered)
+        if annotation is not None:
+            found.update(contracts_of(annotation, value, segment(name)))
+    return found
 
 
 def with_columns(access: StoreSession, task: Task, inputs: TaskInputs) -> TaskInputs:

@@ -148,7 +148,7 @@ class PostgresLink:
                 tables.table_comment(place, order),
                 "COMMIT" if is_plain else "",
             ]
-            made = connection.execute(";".join(filter(None, statements)))
+            made = connection.execute(";".join(filter(None, statements)), prepare=False)
             rows = made.rowcount
             made.nextset()
             columns = tables.columns_from(made.fetchall())
@@ -290,7 +290,7 @@ class PostgresLink:
             connection = held.connection
             begun = False
             try:
-                answer = connection.execute(f"{held.naming(self.label)}BEGIN;{first}")
+                answer = connection.execute(f"{held.naming(self.label)}BEGIN;{first}", prepare=False)
                 begun, held.label = True, self.label
                 while answer.nextset():
                     pass
