@@ -55,7 +55,7 @@ def _made_before(tx: Transaction, run_id: str) -> Mapping[str, int]:
 
 
 def _pin_missing(tx: Transaction, run_id: str, reads: Sequence[str]) -> None:
-    sees = {stage for stage, role, _ in tx.rows(sql.VIEW, {"run_id": run_id}) if role != "scratch"}
+    sees = {stage for stage, role, _ in tx.rows(sql.VIEW, {"run_id": run_id}) if role not in ("scratch", "before")}
     looking.pin(tx, run_id, looking.current_of(tx, [stage for stage in reads if stage not in sees]))
 
 
