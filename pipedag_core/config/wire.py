@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -56,7 +56,18 @@ def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -
             auto_blob=config.auto_blob,
             ttl_s=config.lease_ttl,
             wait_s=config.lease_wait,
+            open_other=open_other,
         )
+
+
+@contextmanager
+def open_other(config: ConfigContext) -> Generator[Session | None]:
+    """Open another instance for reading what it has committed; None if there is no catalog of it, and none is made. Nobody observes it."""
+    if not has_catalog(config):
+        yield None
+        return
+    with open_session(config.evolve(observers=())) as session:
+        yield session
 
 
 def open_table_store(config: ConfigContext) -> TableStore:

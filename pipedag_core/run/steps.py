@@ -18,6 +18,7 @@ from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import refresh_names, settle_names, show_failed, show_generation
 from pipedag_core.run.task_run import run_task, take_supplied
+from pipedag_core.run.versions import compared_stages
 
 log = logging.getLogger("pipedag_core.run")
 
@@ -54,7 +55,7 @@ def execute_step(
     try:
         match step.kind:
             case StepKind.OPEN:
-                report = _open(session, run, plan, step)
+                report = _open(session, run, flow, plan, step)
             case StepKind.TASK:
                 report = _task(session, run, flow, plan, step, computed)
             case StepKind.COMMIT:
@@ -175,7 +176,7 @@ def reads_of(plan: Plan, unit: Sequence[str]) -> tuple[str, ...]:
     return tuple(stage for stage in found if stage not in own)
 
 
-def open_unit(session: Session, run: Run, plan: Plan, stage: str) -> Opened | Held:
+def open_unit(session: Session, run: Run, flow: Flow, plan: Plan, stage: str) -> Opened | Held:
     """Open a stage with all that is committed with it, or find it open."""
     unit = plan.unit(stage)
     is_scratch = unit[0] in run.supplied.scratch
@@ -184,13 +185,17 @@ def open_unit(session: Session, run: Run, plan: Plan, stage: str) -> Opened | He
     opened = session.catalog.open_stages(run.id, unit, reads, scratch=plan.scratch or is_scratch)
     if isinstance(opened, Opened):
         run.open.update(opened.generations)
+        compared = [name for name in unit if name in compared_stages(run, flow)]
+        if compared:
+            # A task that comes after the commit may ask what was there before it.
+            session.catalog.before(run.id, compared)
         session.tell(PointReached(run.id, "after_open"))
     return opened
 
 
-def _open(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
+def _open(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> StepReport:
     assert step.stage is not None
-    opened = open_unit(session, run, plan, step.stage)
+    opened = open_unit(session, run, flow, plan, step.stage)
     if isinstance(opened, Held):
         return _waiting(session, run, plan, step, opened)
     numbers = ", ".join(f"{name} g{key.number}" for name, key in opened.generations.items())
@@ -243,7 +248,7 @@ def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step, comput
     generation = run.open.get(step.stage)
     if generation is None:
         # Another process opened the stage, or the step is executed again after its stage was committed.
-        opened = open_unit(session, run, plan, step.stage)
+        opened = open_unit(session, run, flow, plan, step.stage)
         if isinstance(opened, Held):
             return _waiting(session, run, plan, step, opened)
         generation = opened.generations[step.stage]
