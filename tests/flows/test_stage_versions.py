@@ -31,7 +31,9 @@ def numbers(values, name="numbers"):
 def contents(tables):
     """Return what a task was given: name -> values, or 'missing'."""
     return {
-        name: "missing" if isinstance(item, OtherVersionMissing) else sorted(item["i"].to_list() if hasattr(item, "height") else list(item["i"]))
+        name: "missing"
+        if isinstance(item, OtherVersionMissing)
+        else sorted(item["i"].to_list() if hasattr(item, "height") else list(item["i"]))
         for name, item in tables.items()
     }
 
@@ -106,10 +108,196 @@ def test_what_is_missing_says_where_it_was_looked_for(each_store):
 
     @input_stage_versions(input_type=pl.DataFrame, lazy=True)
     def check(now, before):
-        said.append(before["a"])
+        said.append(before.get("a"))
 
     run(each_store, check=check)
     run(each_store, ([1], "a"), check=check)
     error = said.pop()
     assert (error.stage, error.table, error.generation) == ("s", "a", 1)
     assert "Table s.a is not in the version of stage s (generation 1) that was committed before this run" in str(error)
+
+
+def test_arguments_in_any_nest_name_the_tables_and_those_of_other_stages_have_their_stage_before_them(each_store):
+    def pair(n):
+        return Table(pa.table({"i": [n]}), name="one"), {"deep": Table(pa.table({"i": [n + 1]}), name="two")}
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def copied(table, n):
+        return Table(table.with_columns(i=pl.col("i") + n), name="Copied")
+
+    seen = Seen()
+
+    def flow_of(n):
+        with Flow("f") as flow:
+            with Stage("raw"):
+                one, rest = materialize(pair, version="1", nout=2)(n)
+            with Stage("mart"):
+                mine = copied(one, n)
+                seen.task({"x": [mine, rest]}, tables=(one,))
+        return flow
+
+    flow_of(1).run(config=each_store, fail_fast=True)
+    assert seen.calls.pop()[0] == {"copied": [2], "raw.two": [2], "raw.one": [1]}
+    flow_of(5).run(config=each_store, fail_fast=True)
+    # The other stage is committed by the time that the task runs; what was there before the run is compared all the same.
+    assert seen.calls.pop() == ({"copied": [10], "raw.two": [6], "raw.one": [5]}, {"copied": [2], "raw.two": [2], "raw.one": [1]})
+    result = flow_of(5).run("mart", config=each_store, fail_fast=True)
+    assert result.successful
+    # Where the other stage is only read, there is no second version of it.
+    assert seen.calls.pop() == ({"copied": [10], "raw.two": [6], "raw.one": [5]}, {"copied": [10], "raw.two": [6], "raw.one": [5]})
+
+
+def test_a_stage_as_an_argument_stands_for_all_its_tables(each_store):
+    @materialize(lazy=True)
+    def script():
+        return RawSql("CREATE TABLE made AS SELECT CAST(7 AS BIGINT) AS i")
+
+    seen = Seen()
+    for values in ([1], [2]):
+        with Flow("f") as flow:
+            with Stage("raw") as raw:
+                numbers(values)()
+                script()
+                with Stage("inner"):
+                    numbers([0], "hidden")()
+            with Stage("mart"):
+                seen.task(raw)
+        flow.run(config=each_store, fail_fast=True)
+    assert seen.calls == [
+        ({"raw.numbers": [1], "raw.made": [7]}, {"raw.numbers": "missing", "raw.made": "missing"}),
+        ({"raw.numbers": [2], "raw.made": [7]}, {"raw.numbers": [1], "raw.made": [7]}),
+    ]
+
+
+def test_keywords_of_pass_args_reach_the_function_and_count(each_store):
+    got = []
+
+    @input_stage_versions(input_type=pl.DataFrame, version="1", pass_args=["limit", "extra"])
+    def check(now, before, *, limit, extra=None, more="d"):
+        got.append((sorted(now), limit, None if extra is None else extra["i"].to_list(), more))
+
+    def flow_of(limit):
+        with Flow("f") as flow, Stage("s"):
+            a, b = numbers([1], "a")(), numbers([2], "b")()
+            check(a, limit=limit, extra=b)
+        return flow
+
+    for limit in (1, 1, 2):
+        flow_of(limit).run(config=each_store, fail_fast=True)
+    assert got == [(["a"], 1, [2], "d"), (["a"], 1, [2], "d"), (["a"], 2, [2], "d")]
+    flow_of(2).run(config=each_store, fail_fast=True)
+    assert len(got) == 3
+
+
+def test_blobs_are_compared_where_they_are_named(each_store):
+    got = []
+
+    @input_stage_versions(version="1")
+    def check(now, before):
+        got.append((now, before))
+
+    for value in ("x", "y"):
+        with Flow("f") as flow, Stage("s"):
+            check(materialize(lambda value=value: Blob(value, "model"), name="model", version=value)())
+        flow.run(config=each_store, fail_fast=True)
+    assert got[0][0] == {"model": "x"}
+    assert isinstance(got[0][1]["model"], OtherVersionMissing)
+    assert got[1] == ({"model": "y"}, {"model": "x"})
+
+
+def test_what_is_gone_from_the_store_is_missing(each_store):
+    seen = Seen()
+    run(each_store, ([1], "a"), ([2], "b"), check=seen.task)
+    with open_session(each_store) as session:
+        session.tables.drop([session.catalog.entries("s", 1)["a"].location])
+    run(each_store, ([3], "a"), ([2], "b"), check=seen.task)
+    assert seen.calls[-1] == ({"a": [3], "b": [2]}, {"a": "missing", "b": [2]})
+
+
+# --- queries ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["expression", "text"])
+def test_a_query_reads_both_versions(each_store, how):
+    @input_stage_versions(input_type=sa.Table, lazy=True)
+    def changes(now, before):
+        if isinstance(before["a"], Exception):
+            return sa.select(sa.literal(0).label("i"))
+        new, old = now["a"], before["a"]
+        if how == "expression":
+            return sa.select(new.c.i).select_from(new.outerjoin(old, new.c.i == old.c.i)).where(old.c.i.is_(None))
+        names = [f'"{table.original.schema}"."{table.original.name}"' for table in (new, old)]
+        return sa.text(f"SELECT i FROM {names[0]} AS n WHERE i NOT IN (SELECT i FROM {names[1]} AS o)")
+
+    def run_with(values):
+        with Flow("f") as flow, Stage("s"):
+            numbers(values, "a")()
+            out = changes()
+        result = flow.run(config=each_store, fail_fast=True)
+        [outcome] = [report.outcome.value for report in result.reports if report.task == "changes"]
+        return outcome, sorted(result.get(out, as_type=pl.DataFrame)["i"].to_list())
+
+    assert run_with([1, 2]) == ("ran", [0])
+    assert run_with([1, 2, 3, 4]) == ("ran", [3, 4])
+    assert run_with([1, 2, 3, 4]) == ("ran", [])
+    assert run_with([1, 2, 3, 4]) == ("cached", [])
+
+
+def test_a_script_means_this_runs_table_by_its_readable_name(each_store):
+    @input_stage_versions(input_type=sa.Table, lazy=True)
+    def script(now, before):
+        return RawSql("CREATE TABLE total AS SELECT CAST(sum(i) AS BIGINT) AS i FROM s.a")
+
+    for values, total in (([1], 1), ([2, 3], 5)):
+        with Flow("f") as flow, Stage("s"):
+            numbers(values, "a")()
+            out = script()
+        assert flow.run(config=each_store, fail_fast=True).get(out["total"], as_type=pl.DataFrame)["i"].to_list() == [total]
+
+
+def test_a_table_of_the_other_version_that_is_returned_is_pointed_to(each_store):
+    @input_stage_versions(input_type=sa.Table, version="1")
+    def keep(now, before):
+        return Table(now["a"] if isinstance(before["a"], Exception) else before["a"], name="kept")
+
+    for values, kept in (([1], [1]), ([2], [1])):
+        with Flow("f") as flow, Stage("s"):
+            numbers(values, "a")()
+            out = keep()
+        assert flow.run(config=each_store, fail_fast=True).get(out, as_type=pl.DataFrame)["i"].to_list() == kept
+    with open_session(each_store) as session:
+        clean_up(each_store)
+        assert session.catalog.shown()["s"]["kept"].id == session.catalog.entries("s", 1)["a"].id
+
+
+def test_an_auto_version_task_sees_both_versions(each_store):
+    @input_stage_versions(input_type=pl.LazyFrame, version=AUTO_VERSION)
+    def both(now, before):
+        old = now["a"].head(0) if isinstance(before["a"], Exception) else before["a"]
+        return pl.concat([now["a"], old])
+
+    def run_with(values):
+        with Flow("f") as flow, Stage("s"):
+            numbers(values, "a")()
+            out = both()
+        result = flow.run(config=each_store, fail_fast=True)
+        [outcome] = [report.outcome.value for report in result.reports if report.task == "both"]
+        return outcome, sorted(result.get(out, as_type=pl.DataFrame)["i"].to_list())
+
+    assert run_with([1]) == ("ran", [1])
+    assert run_with([2]) == ("ran", [1, 2])
+    assert run_with([2]) == ("ran", [2, 2])
+    assert run_with([2]) == ("cached", [2, 2])
+
+
+@pytest.mark.parametrize("as_type", [pd.DataFrame, pa.Table, pl.LazyFrame])
+def test_tables_come_in_the_type_that_was_asked_for(each_store, as_type):
+    got = []
+
+    @input_stage_versions(input_type=as_type, version="1")
+    def check(now, before):
+        got.append([type(item) for item in (now["a"], before["a"])])
+
+    run(each_store, ([1], "a"), check=check)
+    run(each_store, ([1], "a"), check=check)
+    assert got == [[as_type, OtherVersionMissing], [as_type, as_type]]
