@@ -8,12 +8,25 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from pipedag_core import AUTO_VERSION, Blob, Flow, InOutSpecification, RawSql, Stage, Table, View, input_stage_versions, materialize
+from pipedag_core import (
+    AUTO_VERSION,
+    Blob,
+    Flow,
+    InOutSpecification,
+    PipedagConfig,
+    RawSql,
+    Stage,
+    Table,
+    View,
+    execute,
+    input_stage_versions,
+    materialize,
+)
 from pipedag_core.catalogs.owner import lives
-from pipedag_core.config.wire import open_session
+from pipedag_core.config.wire import has_catalog, open_session
 from pipedag_core.errors import ExtractionRefused, FlowError, OtherVersionMissing, UnsupportedByStore
 from pipedag_core.ports.catalogs import Retention
-from pipedag_core.ports.events import PointReached, StepEnded
+from pipedag_core.ports.events import StepEnded
 from pipedag_core.run.doctor import examine
 from pipedag_core.runner import clean_up
 
@@ -301,3 +314,247 @@ def test_tables_come_in_the_type_that_was_asked_for(each_store, as_type):
     run(each_store, ([1], "a"), check=check)
     run(each_store, ([1], "a"), check=check)
     assert got == [[as_type, OtherVersionMissing], [as_type, as_type]]
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------------------------
+
+
+class At:
+    """An observer that does something at a step, or at a point of it."""
+
+    def __init__(self, matches, action):
+        self.matches, self.action, self.done = matches, action, 0
+
+    def on_event(self, event):
+        if self.matches(event):
+            self.done += 1
+            self.action()
+
+
+def test_clean_up_leaves_the_other_version_alone_until_the_run_has_ended(make_store):
+    config = make_store(retention={"committed": 1, "failed": 0, "minimum_age": "0s"})
+    seen = Seen()
+
+    def flow_of(values):
+        with Flow("f") as flow:
+            with Stage("raw") as raw:
+                numbers(values)()
+            with Stage("mart"):
+                seen.task(raw)
+        return flow
+
+    flow_of([1]).run(config=config, fail_fast=True)
+    at = At(lambda event: isinstance(event, StepEnded) and event.report.step == "commit:raw", lambda: clean_up(config))
+    flow_of([2]).run(config=config, fail_fast=True, observers=[at])
+    assert at.done == 1
+    assert seen.calls[-1] == ({"raw.numbers": [2]}, {"raw.numbers": [1]})
+    with open_session(config) as session:
+        assert {row.number for row in session.catalog.generations() if row.stage == "raw" and row.state == "committed"} == {2}
+
+
+def test_a_step_that_is_executed_again_after_the_commit_compares_with_the_same(each_store):
+    seen = Seen()
+
+    def flow_of(values):
+        with Flow("f") as flow, Stage("s"):
+            numbers(values, "a")()
+            seen.task()
+        return flow
+
+    flow_of([1]).run(config=each_store, fail_fast=True)
+    flow = flow_of([2])
+    plan = flow.plan()
+    for step in [step for step in plan.steps if step.id != "finish"]:
+        assert execute(plan, step, run_id="r", flow=flow, config=each_store).outcome.is_good
+    for step in ("task:s.check", "commit:s", "finish"):
+        assert execute(plan, step, run_id="r", flow=flow, config=each_store, cache_validation_mode="FORCE_CACHE_INVALID").outcome.is_good
+    for step in plan.steps:
+        assert execute(plan, step, run_id="r", flow=flow, config=each_store).outcome.is_good
+    assert seen.calls[1:] == [({"a": [2]}, {"a": [1]})] * (len(seen.calls) - 1)
+    assert len(seen.calls) >= 2
+
+
+def test_a_task_that_is_run_by_name_compares_with_what_is_committed(each_store):
+    seen = Seen()
+
+    def flow_of(values):
+        with Flow("f") as flow, Stage("s"):
+            numbers(values, "a")()
+            seen.task()
+        return flow
+
+    flow_of([1]).run(config=each_store, fail_fast=True)
+    flow = flow_of([1])
+    flow.run("s.check", config=each_store, fail_fast=True)
+    assert seen.calls[-1] == ({"a": [1]}, {"a": [1]})
+    flow = flow_of([2])
+    flow.run("s.a", "s.check", config=each_store, fail_fast=True)
+    assert seen.calls[-1] == ({"a": [2]}, {"a": [1]})
+    with open_session(each_store) as session:
+        assert session.catalog.current("s") == 1
+
+
+def test_what_is_supplied_to_a_run_is_compared_with_what_is_committed(each_store):
+    seen = Seen()
+    with Flow("f") as flow, Stage("s"):
+        a = numbers([1], "a")()
+        seen.task()
+    flow.run(config=each_store, fail_fast=True)
+    flow.run(config=each_store, fail_fast=True, inputs={a: pl.DataFrame({"i": [9]})})
+    assert seen.calls[-1] == ({"a": [9]}, {"a": [1]})
+
+
+# --- another instance -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def instances(make_store):
+    """Two instances on each kind of store: the one that runs, and the other one."""
+    return make_store(instance_id="mini"), make_store(instance_id="full")
+
+
+def run_both(instances, check, mine, theirs, extra=()):
+    """Fill the other instance, run the flow in the first one, and return outcome and result of the comparing task."""
+    config, other = instances
+    if theirs is not None:
+        run(other, (theirs, "a"), *extra, check=lambda: None)
+    with Flow("f") as flow, Stage("s"):
+        numbers(mine, "a")()
+        out = check(other)
+    result = flow.run(config=config, fail_fast=True)
+    [outcome] = [report.outcome.value for report in result.reports if report.task == "check"]
+    with open_session(other) as session:
+        assert [row.info.flow for row in session.catalog.unfinished()] == []
+    return outcome, lambda: sorted(result.get(out, as_type=pl.DataFrame)["i"].to_list())
+
+
+@pytest.mark.parametrize("as_type", [pl.DataFrame, pd.DataFrame, pl.LazyFrame])
+def test_the_other_version_may_be_that_of_another_instance(instances, as_type):
+    calls = []
+
+    @input_stage_versions(input_type=as_type, version="1")
+    def check(now, other, config):
+        assert config.instance_id == "full"
+        both = [table.lazy().collect() if as_type is pl.LazyFrame else table for table in (now["a"], other["a"])]
+        calls.append([sorted(table["i"].to_list()) for table in both])
+
+    assert run_both(instances, check, [1], [2, 3])[0] == "ran"
+    assert run_both(instances, check, [1], [2, 3])[0] == "cached"
+    assert run_both(instances, check, [1], [4])[0] == "ran"
+    assert run_both(instances, check, [5], [4])[0] == "ran"
+    assert calls == [[[1], [2, 3]], [[1], [4]], [[5], [4]]]
+
+
+def test_a_stage_of_another_instance_has_tables_that_are_not_here(instances):
+    seen = Seen()
+    run_both(instances, seen.task, [1], [2], extra=[([3], "b")])
+    assert seen.calls == [({"a": [1]}, {"a": [2], "b": [3]})]
+
+
+def test_an_instance_that_never_ran_has_nothing_and_is_not_made(instances):
+    seen = Seen()
+    run_both((instances[0], instances[0].evolve(instance_name="x")), seen.task, [1], None)
+    assert seen.calls.pop() == ({"a": [1]}, {"a": "missing"})
+    with Flow("f") as flow, Stage("s"):
+        numbers([1], "a")()
+        seen.task(instances[1])
+    flow.run(config=instances[0], fail_fast=True)
+    assert not has_catalog(instances[1])
+
+
+def test_queries_reach_another_instance_in_the_same_database_and_are_refused_elsewhere(instances, store_kind):
+    @input_stage_versions(input_type=sa.Table, lazy=True)
+    def check(now, other):
+        return sa.select(other["a"].c.i).except_(sa.select(now["a"].c.i))
+
+    if store_kind == "duckdb":
+        with pytest.raises(UnsupportedByStore, match=r"(?s)asks for references.*do not reach.*input_type=pl\.DataFrame"):
+            run_both(instances, check, [1, 2], [2, 3])
+        return
+    for outcome, rows in (("ran", [3]), ("cached", [3])):
+        found = run_both(instances, check, [1, 2], [2, 3])
+        assert (found[0], found[1]()) == (outcome, rows)
+    found = run_both(instances, check, [1, 2], [2, 4])
+    assert (found[0], found[1]()) == ("ran", [4])
+
+
+def test_a_table_of_another_instance_that_is_returned_is_copied(instances, store_kind):
+    @input_stage_versions(input_type=pl.DataFrame if store_kind == "duckdb" else sa.Table, version="1")
+    def check(now, other):
+        return other["a"]
+
+    assert run_both(instances, check, [1], [2, 3])[1]() == [2, 3]
+    with open_session(instances[0]) as session:
+        assert session.catalog.shown()["s"]["check"].stage == "s"
+        assert session.tables.missing([session.catalog.shown()["s"]["check"]]) == []
+
+
+def test_instances_on_different_kinds_of_stores_are_compared_as_rows(each_store, tmp_path):
+    store = {"class": "parquet", "args": {"base_path": str(tmp_path / "elsewhere" / "{instance_id}"), "threads": 1}}
+    other = PipedagConfig({"instances": {"beside": {"table_store": store}}}).get("beside")
+    seen = Seen(input_type=pl.DataFrame)
+    run_both((each_store, other), seen.task, [1], [2])
+    assert seen.calls == [({"a": [1]}, {"a": [2]})]
+
+
+def test_clean_up_of_another_instance_waits_while_it_is_read(instances):
+    config, other = (instance.evolve(retention=Retention(1, 0, 0.0)) for instance in instances)
+    found = []
+
+    @input_stage_versions(input_type=pl.DataFrame, version="1")
+    def check(now, theirs):
+        run(other, ([7], "a"), check=lambda: None)
+        clean_up(other)
+        with open_session(other) as session:
+            found.append({row.number for row in session.catalog.generations() if row.state == "committed"})
+
+    run_both((config, other), check, [1], [2])
+    assert found == [{1, 2}]
+    clean_up(other)
+    with open_session(other) as session:
+        assert {row.number for row in session.catalog.generations() if row.state == "committed"} == {2}
+
+
+def test_a_blob_of_another_instance_is_read_there(instances):
+    config, other = instances
+    got = []
+
+    @input_stage_versions(version="1")
+    def check(now, theirs):
+        got.append((now["model"], theirs["model"]))
+
+    def flow_of(value):
+        with Flow("f") as flow, Stage("s"):
+            check(materialize(lambda: Blob(value, "model"), name="model", version=value)(), other)
+        return flow
+
+    run_model = materialize(lambda: Blob("theirs", "model"), name="model", version="theirs")
+    with Flow("f") as flow, Stage("s"):
+        run_model()
+    flow.run(config=other, fail_fast=True)
+    flow_of("mine").run(config=config, fail_fast=True)
+    assert got == [("mine", "theirs")]
+
+
+# --- elsewhere --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_production_flow_refuses_it(each_store):
+    seen = Seen()
+    with Flow("f") as flow, Stage("s"):
+        a = numbers([1], "a")()
+        out = seen.task(a)
+    flow.run(config=each_store, fail_fast=True)
+    with pytest.raises(ExtractionRefused, match=r"s\.check would run in production, but compares two versions of tables"):
+        flow.extract(InOutSpecification(input={"a": a}, output=out), config=each_store)
+
+
+def test_a_view_has_no_other_version(each_store):
+    @materialize(version="1", input_type=sa.Table)
+    def view(table):
+        return View(table, columns=["i"])
+
+    with Flow("f") as flow, Stage("s"):
+        Seen().task(view(numbers([1], "a")()))
+    with pytest.raises(FlowError, match="which has no name in a stage and so no other version"):
+        flow.run(config=each_store, fail_fast=True)
