@@ -34,6 +34,8 @@ def open_stages(
             number = stage_row(tx, stage)[0]
             values = {"run_id": run_id, "stage": stage, "generation": number, "role": state}
             tx.run(sql.TAKE_NUMBER, values)
+            # Another run may have committed since this one had the stage open.
+            tx.run(sql.DROP_BEFORE, values)
             tx.run(sql.ADD_GENERATION, {**values, "unit": stages[0], "state": state, "fence": fence, "now": now})
             if stage in made:
                 for statement in sql.COPY_CONTENT:

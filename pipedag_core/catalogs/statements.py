@@ -94,9 +94,9 @@ RENEW_RUN: Final = """UPDATE runs SET host = :host, boot = :boot, pid = :pid, pr
 REOPEN_RUN: Final = "UPDATE runs SET attempt = attempt + 1, state = 'running', started = :now, ended = NULL WHERE run_id = :run_id"
 TOUCH_RUN: Final = "UPDATE runs SET expires = :now + ttl_s WHERE run_id = :run_id AND state = 'running'"
 END_RUN: Final = "UPDATE runs SET state = :state, ended = :now WHERE run_id = :run_id"
-#: A new attempt of a run that ended reads other stages afresh, but still knows what the run itself has made of its own, and what was there before it.
-FORGET_VIEW: Final = """DELETE FROM run_stages WHERE run_id = :run_id AND (role IN ('scratch', 'pinned') OR (generation <> 0 AND NOT EXISTS (
-    SELECT 1 FROM generations g WHERE g.stage = run_stages.stage AND g.number = run_stages.generation AND g.state <> 'expired')))"""
+#: A new attempt of a run that ended reads other stages afresh, but still knows what the run itself has made of its own.
+FORGET_VIEW: Final = """DELETE FROM run_stages WHERE run_id = :run_id AND (role IN ('scratch', 'pinned', 'before') OR NOT EXISTS (
+    SELECT 1 FROM generations g WHERE g.stage = run_stages.stage AND g.number = run_stages.generation AND g.state <> 'expired'))"""
 OLD_RUNS: Final = """SELECT r.run_id FROM runs r WHERE r.state <> 'running' AND r.ended < :before
     AND NOT EXISTS (SELECT 1 FROM generations g WHERE g.run_id = r.run_id)"""
 ADD_NOTE: Final = """INSERT INTO run_notes (run_id, name, value) VALUES (:run_id, :name, :value) ON CONFLICT (run_id, name) DO NOTHING"""
@@ -121,6 +121,7 @@ COMMITTED_BY_OTHERS: Final = """WITH wanted (stage) AS ({wanted}) SELECT w.stage
     JOIN generations g ON g.stage = w.stage AND g.state = 'committed' AND g.run_id <> :run_id GROUP BY w.stage"""
 KEEP_BEFORE: Final = """INSERT INTO run_stages (run_id, stage, role, generation) VALUES (:run_id, :stage, 'before', :generation)
     ON CONFLICT (run_id, stage, role) DO NOTHING"""
+DROP_BEFORE: Final = "DELETE FROM run_stages WHERE run_id = :run_id AND stage = :stage AND role = 'before'"
 DROP_OWN_ROLES: Final = (
     "DELETE FROM run_stages WHERE run_id = :run_id AND stage = :stage AND role IN ('open', 'failed', 'written', 'unchanged')"
 )

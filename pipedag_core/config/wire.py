@@ -26,12 +26,13 @@ _CONNECTING: Final = ("connect_timeout", "create_database")
 
 
 @contextmanager
-def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -> Iterator[Session]:
+def open_session(config: ConfigContext, observers: Sequence[RunObserver] = (), *, read_only: bool = False) -> Iterator[Session]:
     """Open everything that steps work with, and close it at the end.
 
     Args:
         config: The instance's configuration.
         observers: Are told what happens, before those that the configuration names.
+        read_only: Nothing is written to the catalog, which must be there.
 
     Raises:
         ConfigError: A part is not there, or does not take the arguments given.
@@ -39,7 +40,7 @@ def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -
     hooks = import_module("pipedag_core.hooks.registry").Hooks(args=reveal(config.hook_args), extra=dict(config.table_hooks))
     configured = [_make(part, "observers", config) for part in config.observers]
     with ExitStack() as stack:
-        catalog = open_catalog(config)
+        catalog = open_catalog(config, read_only=read_only)
         stack.callback(catalog.close)
         tables = open_table_store(config)
         stack.callback(tables.close)
@@ -61,12 +62,12 @@ def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -
 
 
 @contextmanager
-def open_other(config: ConfigContext) -> Generator[Session | None]:
+def open_other(config: ConfigContext, *, read_only: bool = False) -> Generator[Session | None]:
     """Open another instance for reading what it has committed; None if there is no catalog of it, and none is made. Nobody observes it."""
     if not has_catalog(config):
         yield None
         return
-    with open_session(config.evolve(observers=())) as session:
+    with open_session(config.evolve(observers=()), read_only=read_only) as session:
         yield session
 
 

@@ -45,6 +45,9 @@ class Elsewhere:
 #: What stands among arguments for something whose identity is known.
 INPUTS: Final = (StoredTable, StoredView, ExternalTable, StoredBlob, Elsewhere)
 
+#: With the number that may stand behind it, a label is a name for every database.
+_LONGEST_LABEL: Final = 56
+
 _UNSAFE = re.compile(r"[^a-z0-9_]+")
 
 
@@ -241,6 +244,8 @@ def label(parameters: Mapping[str, Any]) -> TaskInputs:
         for path, leaf in leaves(value, segment(name)):
             if isinstance(leaf, TableSource):
                 base = _UNSAFE.sub("_", path.casefold()) or "t"
+                if len(base) > _LONGEST_LABEL:
+                    base = f"{base[: _LONGEST_LABEL - 9]}_{fingerprint.short(path)[:8]}"
                 text, count = base, 1
                 while text in placeholders:
                     count += 1

@@ -12,13 +12,12 @@ from pipedag_core.errors import LeaseHeld, PipedagError, RunError
 from pipedag_core.plan.model import Plan, Step, StepKind
 from pipedag_core.ports.catalogs import GenerationKey, Held, Opened, TaskResult
 from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
-from pipedag_core.run.lookup import find_task, plan_lookup
+from pipedag_core.run.lookup import find_task, flow_lookup, plan_lookup
 from pipedag_core.run.notes import add_note, is_interruption, message_of
 from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import refresh_names, settle_names, show_failed, show_generation
 from pipedag_core.run.task_run import run_task, take_supplied
-from pipedag_core.run.versions import compared_stages
 
 log = logging.getLogger("pipedag_core.run")
 
@@ -185,7 +184,7 @@ def open_unit(session: Session, run: Run, flow: Flow, plan: Plan, stage: str) ->
     opened = session.catalog.open_stages(run.id, unit, reads, scratch=plan.scratch or is_scratch)
     if isinstance(opened, Opened):
         run.open.update(opened.generations)
-        compared = [name for name in unit if name in compared_stages(run, flow)]
+        compared = [name for name in unit if name in flow_lookup(run, flow).compared]
         if compared:
             # A task that comes after the commit may ask what was there before it.
             session.catalog.before(run.id, compared)

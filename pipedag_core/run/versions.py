@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from pipedag_core.define.compared import Versions, is_config
-from pipedag_core.define.flow import Flow
 from pipedag_core.define.stage import Stage
 from pipedag_core.define.task import Task
-from pipedag_core.errors import CatalogError, FlowError, OtherVersionMissing, UnsupportedByStore
+from pipedag_core.errors import CatalogError, DuplicateName, FlowError, OtherVersionMissing, UnsupportedByStore
 from pipedag_core.hashing import digest
 from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import FoundResult
@@ -54,26 +53,7 @@ def resolve_versions(session: Session, run: Run, plan: Plan, task: Task, stack: 
         other = _Other(
             "that was committed before this run", numbers, session, lambda objects: missing(session, run, objects), lambda stored: stored
         )
-    own = task.stage.name
-    now = {_key(own, name): stored for name, stored in taken.objects.items()}
-    found = {_key(own, name): item for name, item in _in_other(task, taken, other).items()}
-    return label({versions.now: now, versions.other: found, **given})
-
-
-def compared_stages(run: Run, flow: Flow) -> frozenset[str]:
-    """Return the stages of which tasks of the flow get what was current before the run; made once per run."""
-    known = run.lookups.get(-id(flow))
-    if not isinstance(known, _Compared) or known.flow is not flow:
-        taken = (other.stage.name for task in flow.tasks if task.options.versions is not None for other in task.upstream)
-        known = run.lookups[-id(flow)] = _Compared(flow, frozenset(taken))
-    return known.stages
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    flow: Flow
-    stages: frozenset[str]
+    return label({versions.now: _keyed(task, taken.objects), versions.other: _keyed(task, _in_other(task, taken, other)), **given})
 
 
 @final
@@ -179,8 +159,22 @@ def _absent(stage: str, name: str, number: int | None, told: str, *, gone: bool)
     return OtherVersionMissing(text, stage=stage, table=name, generation=number)
 
 
-def _key(own: str, name: _Name) -> str:
-    return name[1] if name[0] == own else f"{name[0]}.{name[1]}"
+def _keyed(task: Task, objects: Mapping[_Name, Any]) -> dict[str, Any]:
+    """Return objects by the keys under which the task gets them."""
+    own = task.stage.name
+    keys: dict[str, _Name] = {}
+    for stage, name in objects:
+        key = name if stage == own else f"{stage}.{name}"
+        other = keys.setdefault(key, (stage, name))
+        if other != (stage, name):
+            raise DuplicateName(
+                f"{_who(task)} compares two tables that it would get under the key {key!r}: {other[1]!r} of stage {other[0]!r} and {name!r} of stage "
+                f"{stage!r}. Rename one of them, without a dot.",
+                stage=own,
+                task=task.id,
+                name=key,
+            )
+    return {key: objects[name] for key, name in keys.items()}
 
 
 def _who(task: Task) -> str:
@@ -199,7 +193,7 @@ def _is_same(one: Any, other: Any) -> bool:
 def _of_instance(session: Session, run: Run, task: Task, versions: Versions, taken: _Taken, stack: ExitStack) -> _Other:
     config = taken.config[0]
     told = f"that instance {config.instance_name!r} has committed"
-    other: Session | None = stack.enter_context(session.open_other(config))
+    other = _opened(session, task, versions, config, stack)
     if other is None:
         return _Other(told, {}, session, lambda _: set(), lambda stored: stored)
     numbers = _held(run, task, versions, taken.stages, config, other, stack)
@@ -225,6 +219,16 @@ def _of_instance(session: Session, run: Run, task: Task, versions: Versions, tak
     return _Other(told, numbers, other, gone, given)
 
 
+def _opened(session: Session, task: Task, versions: Versions, config: Any, stack: ExitStack) -> Session | None:
+    try:
+        return stack.enter_context(session.open_other(config, read_only=not versions.hold))
+    except CatalogError as error:
+        if not versions.hold:
+            raise
+        _warn_of_unheld(task, config, error)
+        return stack.enter_context(session.open_other(config, read_only=True))
+
+
 def _held(
     run: Run, task: Task, versions: Versions, stages: Sequence[str], config: Any, other: Session, stack: ExitStack
 ) -> Mapping[str, int]:
@@ -233,14 +237,18 @@ def _held(
         try:
             return stack.enter_context(hold(other, replace(run.info, instance=config.instance_name), stages, f"{_who(task)}, run {run.id}"))
         except CatalogError as error:
-            log.warning(
-                "%s reads instance %r without keeping clean-up away from it, since its catalog cannot be written: %s",
-                _who(task),
-                config.instance_name,
-                error,
-            )
+            _warn_of_unheld(task, config, error)
     found = {stage: other.catalog.current(stage) for stage in stages}
     return {stage: number for stage, number in found.items() if number is not None}
+
+
+def _warn_of_unheld(task: Task, config: Any, error: Exception) -> None:
+    log.warning(
+        "%s reads instance %r without keeping clean-up away from it, since its catalog cannot be written: %s",
+        _who(task),
+        config.instance_name,
+        error,
+    )
 
 
 def _refuse_references(session: Session, task: Task, instance: str, other: Session) -> None:

@@ -151,6 +151,18 @@ class RetentionContract:
         with pytest.raises(RunError):
             catalog.before("b", ["x"])
 
+    def test_what_was_before_a_run_is_asked_anew_where_another_run_came_between(self, catalog: Catalog) -> None:
+        Worker(catalog, "old").begin().publish("s", t="o1")
+        worker = Worker(catalog, "a").begin()
+        worker.open("s")
+        assert catalog.before("a", ["s"]) == {"s": 1}
+        other = Worker(catalog, "b").begin()
+        other.open("s", take_over=True)
+        other.record("s", "t", "o2")
+        other.commit("s")
+        assert worker.open("s").number == 4
+        assert catalog.before("a", ["s"]) == {"s": 3}
+
     def test_of_a_stage_that_a_run_only_reads_both_versions_are_what_it_pins(self, catalog: Catalog) -> None:
         worker = Worker(catalog, "a").begin()
         worker.publish("s", t="o1")

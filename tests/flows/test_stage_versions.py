@@ -24,7 +24,7 @@ from pipedag_core import (
 )
 from pipedag_core.catalogs.owner import lives
 from pipedag_core.config.wire import has_catalog, open_session
-from pipedag_core.errors import ExtractionRefused, FlowError, OtherVersionMissing, UnsupportedByStore
+from pipedag_core.errors import DuplicateName, ExtractionRefused, FlowError, OtherVersionMissing, UnsupportedByStore
 from pipedag_core.ports.catalogs import Retention
 from pipedag_core.ports.events import StepEnded
 from pipedag_core.run.doctor import examine
@@ -254,6 +254,28 @@ def test_a_query_reads_both_versions(each_store, how):
     assert run_with([1, 2, 3, 4]) == ("ran", [3, 4])
     assert run_with([1, 2, 3, 4]) == ("ran", [])
     assert run_with([1, 2, 3, 4]) == ("cached", [])
+
+
+def test_long_names_of_tables_stay_apart_in_queries(each_store):
+    name = "n" * 60
+
+    @input_stage_versions(input_type=sa.Table, lazy=True)
+    def check(now, before):
+        old = before[name] if not isinstance(before[name], Exception) else now[name]
+        return sa.select(now[name].c.i, old.c.i.label("j"))
+
+    for _ in range(2):
+        run(each_store, ([1], name), check=check)
+
+
+def test_two_tables_under_one_key_are_an_error(each_store):
+    with Flow("f") as flow:
+        with Stage("raw"):
+            one = numbers([1], "x")()
+        with Stage("s"):
+            Seen().task(one, numbers([2], "raw.x")())
+    with pytest.raises(DuplicateName, match=r"under the key 'raw\.x': 'x' of stage 'raw' and 'raw\.x' of stage 's'"):
+        flow.run(config=each_store, fail_fast=True)
 
 
 def test_a_script_means_this_runs_table_by_its_readable_name(each_store):
@@ -513,6 +535,14 @@ def test_clean_up_of_another_instance_waits_while_it_is_read(instances):
     clean_up(other)
     with open_session(other) as session:
         assert {row.number for row in session.catalog.generations() if row.state == "committed"} == {2}
+
+
+def test_another_instance_may_be_read_without_writing_to_its_catalog(instances):
+    seen = Seen(lock_source_stages=False)
+    run_both(instances, seen.task, [1], [2])
+    assert seen.calls == [({"a": [1]}, {"a": [2]})]
+    with open_session(instances[1]) as session:
+        assert [row.info.owner.note for row in session.catalog.runs()] == ["flow f"]
 
 
 def test_a_blob_of_another_instance_is_read_there(instances):
