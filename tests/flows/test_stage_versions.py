@@ -338,6 +338,23 @@ def test_tables_come_in_the_type_that_was_asked_for(each_store, as_type):
     assert got == [[as_type, OtherVersionMissing], [as_type, as_type]]
 
 
+def test_a_comparison_that_raises_keeps_the_stage_as_it_was(each_store):
+    @input_stage_versions(input_type=pl.DataFrame, version="1.0")
+    def nothing_shrinks(now, before):
+        for name, table in now.items():
+            old = before[name]
+            if not isinstance(old, Exception) and table.height < 0.9 * old.height:
+                raise ValueError(f"{name} has {table.height} rows, and had {old.height}")
+
+    run(each_store, ([1, 2, 3], "a"), check=nothing_shrinks)
+    with pytest.raises(ValueError, match="a has 1 rows, and had 3"):
+        run(each_store, ([1], "a"), check=nothing_shrinks)
+    with open_session(each_store) as session:
+        assert session.catalog.shown()["s"]["a"].rows == 3
+    # What was refused is no other version of anything.
+    run(each_store, ([1, 2, 3, 4], "a"), check=nothing_shrinks)
+
+
 # --- what is kept -----------------------------------------------------------------------------------------------------------------------
 
 
