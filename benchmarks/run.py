@@ -37,6 +37,10 @@ FIGURES = {
     "postgres": "postgres",
     "duckdb": "duckdb_file",
     "production": "production",
+    "mlflow": "with_mlflow",
+    "dagster": "dagster_assets",
+    "airflow": "airflow_dags",
+    "cosmos": "airflow_cosmos",
     "reference": "reference",
 }
 

@@ -252,6 +252,25 @@ class ProductionFlow:
 
         return verify(self, self._origin, config, instance, flow, tolerance, tolerances or {})
 
+    def training_inputs(
+        self,
+        config: PipedagConfig | ConfigContext | None = None,
+        instance: str | None = None,
+        *,
+        flow: Flow | tuple[Flow, InOutSpecification] | None = None,
+    ) -> dict[str, Any]:
+        """Return the inputs that training has committed, as `run` takes them; tables as `pyarrow.Table`.
+
+        Args:
+            config, instance, flow: As for `verify`.
+
+        Raises:
+            ProductionError: Training has gone on since, or is not to be found.
+        """
+        from pipedag_core.production.verify import training_inputs
+
+        return training_inputs(self, self._origin, config, instance, flow)
+
     # --- keeping
 
     def save(self, path: str | Path, *, code: str = "reference", pickle: bool = False) -> Path:
