@@ -41,11 +41,7 @@ def resolve_versions(session: Session, run: Run, plan: Plan, task: Task, stack: 
         FlowError: Something among the arguments has no other version.
         UnsupportedByStore: Another instance's tables cannot be had in the task's `input_type`.
     """
-    versions = task.options.versions
-    assert versions is not None
-    results = upstream_results(session, run, plan, task.upstream, _who(task))
-    given = dict(arguments(task, {item: decode_output(found) for item, found in results.items()}))
-    taken = _collected(task, given.pop(versions.label), results)
+    versions, taken, given = _taken(session, run, plan, task)
     if taken.config and not _is_same(taken.config[0], session.config):
         other = _of_instance(session, run, task, versions, taken, stack)
     else:
@@ -54,6 +50,25 @@ def resolve_versions(session: Session, run: Run, plan: Plan, task: Task, stack: 
             "that was committed before this run", numbers, session, lambda objects: missing(session, run, objects), lambda stored: stored
         )
     return label({versions.now: _keyed(task, taken.objects), versions.other: _keyed(task, _in_other(task, taken, other)), **given})
+
+
+def resolve_own_side(session: Session, run: Run, plan: Plan, task: Task) -> TaskInputs:
+    """Look up what such a task gets of this run, and by keywords, without the other version.
+
+    Raises:
+        As `inputs.resolve`.
+    """
+    versions, taken, given = _taken(session, run, plan, task)
+    return label({versions.now: _keyed(task, taken.objects), **given})
+
+
+def _taken(session: Session, run: Run, plan: Plan, task: Task) -> tuple[Versions, _Taken, Mapping[str, Any]]:
+    """Return how the task takes two versions, what of this run it compares, and what else it gets."""
+    versions = task.options.versions
+    assert versions is not None
+    results = upstream_results(session, run, plan, task.upstream, _who(task))
+    given = dict(arguments(task, {item: decode_output(found) for item, found in results.items()}))
+    return versions, _collected(task, given.pop(versions.label), results), given
 
 
 @final

@@ -596,6 +596,33 @@ def test_a_production_flow_refuses_it(each_store):
         flow.extract(InOutSpecification(input={"a": a}, output=out), config=each_store)
 
 
+@pytest.mark.parametrize("options", [{"version": "1"}, {"lazy": True}])
+def test_what_a_comparison_has_given_may_be_frozen_for_production(each_store, options):
+    def flow_of(values, **changed):
+        @materialize(version="1", input_type=pl.DataFrame)
+        def scale(table, report):
+            return table.with_columns(j=pl.lit(report["i"].item()))
+
+        @input_stage_versions(input_type=pl.DataFrame, **{**options, **changed})
+        def check(now, before):
+            return pa.table({"i": [now["a"].height]})
+
+        with Flow("f") as flow, Stage("s"):
+            a = numbers(values, "a")()
+            report = check(a)
+            out = scale(a, report)
+        return flow, InOutSpecification(input={"a": a}, const=report, output=out)
+
+    for values in ([1], [1, 2]):
+        flow, specification = flow_of(values)
+        flow.run(config=each_store, fail_fast=True)
+        made = flow.extract(specification, config=each_store)
+        assert made.run({"a": pl.DataFrame({"i": [7]})})["j"].to_list() == [len(values)]
+    flow, specification = flow_of([1, 2], version="2")
+    with pytest.raises(ExtractionRefused, match=r"s\.check is not what the code makes of the same inputs today"):
+        flow.extract(specification, config=each_store)
+
+
 def test_a_view_has_no_other_version(each_store):
     @materialize(version="1", input_type=sa.Table)
     def view(table):
