@@ -67,8 +67,9 @@ def _why_stale_on_own_side(session: Session, run: Run, plan: Plan, task: Task, s
     now = dict(resolve_own_side(session, run, plan, task).parts())
     if isinstance(task.options.version, str):
         now["version"] = task.options.version
-    other = (f"input {versions.other}.", f"argument {versions.other}", "query", "expression", _CACHE_VALUE)
-    before = {key: text for key, text in stored.parts.items() if not key.startswith(other)}
+    made_of_both = (f"input {versions.other}.", "query", "expression")
+    left_out = (f"argument {versions.other}", _CACHE_VALUE)
+    before = {key: text for key, text in stored.parts.items() if key not in left_out and not key.startswith(made_of_both)}
     return fingerprint.explain(before, now)
 
 

@@ -41,7 +41,7 @@ def resolve_versions(session: Session, run: Run, plan: Plan, task: Task, stack: 
         FlowError: Something among the arguments has no other version.
         UnsupportedByStore: Another instance's tables cannot be had in the task's `input_type`.
     """
-    versions, taken, given = _taken(session, run, plan, task)
+    versions, taken, given = _own_side(session, run, plan, task)
     if taken.config and not _is_same(taken.config[0], session.config):
         other = _of_instance(session, run, task, versions, taken, stack)
     else:
@@ -58,11 +58,11 @@ def resolve_own_side(session: Session, run: Run, plan: Plan, task: Task) -> Task
     Raises:
         As `inputs.resolve`.
     """
-    versions, taken, given = _taken(session, run, plan, task)
+    versions, taken, given = _own_side(session, run, plan, task)
     return label({versions.now: _keyed(task, taken.objects), **given})
 
 
-def _taken(session: Session, run: Run, plan: Plan, task: Task) -> tuple[Versions, _Taken, Mapping[str, Any]]:
+def _own_side(session: Session, run: Run, plan: Plan, task: Task) -> tuple[Versions, _Taken, Mapping[str, Any]]:
     """Return how the task takes two versions, what of this run it compares, and what else it gets."""
     versions = task.options.versions
     assert versions is not None

@@ -202,6 +202,25 @@ def test_keywords_of_pass_args_reach_the_function_and_count(each_store):
     assert len(got) == 3
 
 
+def test_a_cache_function_is_asked_about_both_versions(each_store):
+    asked = []
+
+    def rows_of(tables):
+        return {name: "missing" if isinstance(item, Exception) else item.rows for name, item in tables.items()}
+
+    def known(now, before, *, limit):
+        asked.append((rows_of(now), rows_of(before), limit))
+        return limit
+
+    @input_stage_versions(input_type=pl.DataFrame, version="1", cache=known, pass_args=["limit"])
+    def check(now, before, *, limit):
+        pass
+
+    for values in ([1], [1, 2]):
+        run(each_store, (values, "a"), check=lambda: check(limit=3))
+    assert asked == [({"a": 1}, {"a": "missing"}, 3), ({"a": 2}, {"a": 1}, 3)]
+
+
 def test_blobs_are_compared_where_they_are_named(each_store):
     got = []
 
