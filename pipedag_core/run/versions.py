@@ -213,7 +213,6 @@ def _of_instance(session: Session, run: Run, task: Task, versions: Versions, tak
         return _Other(told, {}, session, lambda _: set(), lambda stored: stored)
     numbers = _held(run, task, versions, taken.stages, config, other, stack)
     access = stack.enter_context(other.tables.session(f"{_who(task)} of another instance"))
-    place = digest("instance", config.instance_id, other.tables.address)
 
     def gone(objects: Sequence[StoredObject]) -> set[str]:
         tables = other.tables.missing([item for item in objects if isinstance(item, StoredTable)])
@@ -223,10 +222,11 @@ def _of_instance(session: Session, run: Run, task: Task, versions: Versions, tak
 
     def given(stored: StoredObject) -> Any:
         if isinstance(stored, StoredTable):
-            # Two instances may call different rows by one identity, where these come from outside of both.
-            identity = digest("elsewhere", place, stored.identity)
+            # Two instances may call different rows by one identity, where these come from outside of both; in one place there are always the same.
+            seen = other.tables.seen_by_others(stored)
+            identity = digest("elsewhere", other.tables.address, seen.owner, seen.name, stored.identity)
             if other.tables.address == session.tables.address:
-                return replace(other.tables.seen_by_others(stored), identity=identity)
+                return replace(seen, identity=identity)
             _refuse_references(session, task, config.instance_name, other)
             return Elsewhere(stored, identity, other, access)
         return Elsewhere(stored, stored.identity, other, access) if isinstance(stored, StoredBlob) else stored

@@ -555,6 +555,28 @@ def test_instances_on_different_kinds_of_stores_are_compared_as_rows(each_store,
     assert seen.calls == [({"a": [1]}, {"a": [2]})]
 
 
+def test_other_rows_under_one_query_in_two_instances_are_not_taken_for_each_other(make_store):
+    @materialize(lazy=True)
+    def a():
+        return sa.text("SELECT CAST(random() * 1000000000 AS BIGINT) AS i")
+
+    def fill(config):
+        with Flow("f") as flow, Stage("s"):
+            out = a()
+        return flow.run(config=config, fail_fast=True).get(out, as_type=pl.DataFrame)["i"].to_list()
+
+    configs = [make_store(instance_id=name) for name in ("mini", "full", "third")]
+    rows = [fill(config) for config in configs]
+    assert rows[1] != rows[2]
+    seen = Seen()
+    for other in (1, 2, 1):
+        with Flow("f") as flow, Stage("s"):
+            a()
+            seen.task(configs[other])
+        flow.run(config=configs[0], fail_fast=True)
+    assert seen.calls == [({"a": rows[0]}, {"a": rows[1]}), ({"a": rows[0]}, {"a": rows[2]})]
+
+
 def test_clean_up_of_another_instance_waits_while_it_is_read(instances):
     config, other = (instance.evolve(retention=Retention(1, 0, 0.0)) for instance in instances)
     found = []
