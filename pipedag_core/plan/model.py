@@ -223,8 +223,9 @@ class Plan:
 # JSON knows no tuples. Plans have thousands of these, and are read whenever definitions of them are loaded.
 
 
-def _task(*, upstream: list[str], outputs: list[str] | None, groups: list[str], **others: Any) -> PlanTask:
-    return PlanTask(upstream=tuple(upstream), outputs=None if outputs is None else tuple(outputs), groups=tuple(groups), **others)
+def _task(*, upstream: list[str], outputs: list[str] | None, groups: list[str], external: Sequence[str] = (), **others: Any) -> PlanTask:
+    known = None if outputs is None else tuple(outputs)
+    return PlanTask(upstream=tuple(upstream), outputs=known, groups=tuple(groups), external=tuple(external), **others)
 
 
 def _step(*, kind: str, upstream: list[str], **others: Any) -> Step:

@@ -48,6 +48,7 @@ from pipedag_core.run.slots import (
     reuse,
     table_slot,
 )
+from pipedag_core.run.versions import resolve_versions
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +125,16 @@ def _run_once(
     computed: Callable[[], None] | None,
 ) -> StepReport:
     started = time.monotonic()
-    inputs = resolve(session, run, plan, task)
-    job = Job(session, run, flow, plan, planned, task, generation, inputs, started, computed)
+    if task.options.versions is None:
+        inputs = resolve(session, run, plan, task)
+        return _decide(Job(session, run, flow, plan, planned, task, generation, inputs, started, computed))
+    with ExitStack() as stack:
+        inputs = resolve_versions(session, run, plan, task, stack)
+        return _decide(Job(session, run, flow, plan, planned, task, generation, inputs, started, computed))
+
+
+def _decide(job: Job) -> StepReport:
+    run, planned, task = job.run, job.planned, job.task
     kind = planned.cached_by
     forced = _is_forced(job)
     if kind == "lazy":
@@ -139,11 +148,14 @@ def _run_once(
         )
     token = str(task.options.version) if kind == "version" else _trace(job)
     cache_value = _cache_value(job)
-    parts = {("version" if kind == "version" else "expression"): token if kind == "version" else fingerprint.short(token), **inputs.parts()}
+    parts = {
+        ("version" if kind == "version" else "expression"): token if kind == "version" else fingerprint.short(token),
+        **job.inputs.parts(),
+    }
     if cache_value is not None:
         parts["cache function's value"] = fingerprint.short(cache_value)
     found = fingerprint.task_fingerprint(
-        stage=planned.stage, task=task.name, kind=kind, token=token, arguments=inputs.hashed(), cache_value=cache_value, parts=parts
+        stage=planned.stage, task=task.name, kind=kind, token=token, arguments=job.inputs.hashed(), cache_value=cache_value, parts=parts
     )
     # Equal work in one process is done once; whoever comes second finds the first one's result.
     with run.locks.hold(found.full):
