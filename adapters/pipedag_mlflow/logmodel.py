@@ -204,8 +204,11 @@ def _register(client: Any, name: str, alias: str | None, info: Any, belongs: str
     except exists as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    # A server knows its models. A database is looked into by this process, which looks for the model where MLflow is set to.
+    here = client.tracking_uri.startswith("http") or client.tracking_uri == library.default_uri()
+    source = f"models:/{info.model_id}" if here else client.get_logged_model(info.model_id).artifact_location
     made = client.create_model_version(
-        name, f"models:/{info.model_id}", run_id=belongs, tags=dict(facts), description=f"```\n{description}\n```", model_id=info.model_id
+        name, source, run_id=belongs, tags=dict(facts), description=f"```\n{description}\n```", model_id=info.model_id
     )
     if alias is not None:
         client.set_registered_model_alias(name, alias, made.version)
