@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any, Final
 from pipedag_core import ProductionFlow
 from pipedag_core.errors import ConfigError
 from pipedag_mlflow import library, lineage, names
-from pipedag_mlflow.tracked import experiment_of
+from pipedag_mlflow.tracked import experiment_of, origin
 
 #: The file that MLflow keeps as the model's code.
 _CODE: Final = Path(__file__).with_name("model_code.py")
@@ -102,9 +103,11 @@ def log_production_flow(
             if belongs
             else experiment_of(client, uri, experiment_name or prod.parts.program.flow)
         )
-        info = _upload(client, experiment, name, belongs, facts, saved, Path(folder) / "model")
+        description = f"```\n{prod.describe()}\n```"
+        noted = {**origin(), **facts, "mlflow.note.content": names.cut(description, names.TAG_LENGTH)}
+        info = _upload(client, experiment, name, belongs, noted, saved, Path(folder) / "model")
     if registered_model_name is not None:
-        info.registered_model_version = _register(client, registered_model_name, alias, info, belongs, facts, prod.describe())
+        info.registered_model_version = _register(client, registered_model_name, alias, info, belongs, facts, description)
     return info
 
 
@@ -207,9 +210,9 @@ def _register(client: Any, name: str, alias: str | None, info: Any, belongs: str
     # A server knows its models. A database is looked into by this process, which looks for the model where MLflow is set to.
     here = client.tracking_uri.startswith("http") or client.tracking_uri == library.default_uri()
     source = f"models:/{info.model_id}" if here else client.get_logged_model(info.model_id).artifact_location
-    made = client.create_model_version(
-        name, source, run_id=belongs, tags=dict(facts), description=f"```\n{description}\n```", model_id=info.model_id
-    )
+    made = client.create_model_version(name, source, run_id=belongs, tags=dict(facts), description=description, model_id=info.model_id)
+    # Where MLflow's page of the model looks for its versions.
+    client.set_logged_model_tags(info.model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": made.version}])})
     if alias is not None:
         client.set_registered_model_alias(name, alias, made.version)
     return int(made.version)

@@ -87,7 +87,7 @@ class Tracked:
         made = self.client.create_run(
             experiment_of(self.client, self.uri, self.experiment_name, self._location),
             start_time=int(time.time() * 1000),
-            tags={**_origin(), **tags, **nested},
+            tags={**origin(), **tags, **nested},
             run_name=name,
         ).info.run_id
         stands = self._stand(part, made)
@@ -147,7 +147,7 @@ def experiment_of(client: Any, uri: str, name: str, location: str | None = None)
         return found.experiment_id
 
 
-def _origin() -> dict[str, str]:
+def origin() -> dict[str, str]:
     """Return who runs what, as MLflow's own client would tag it."""
     try:
         user = getpass.getuser()

@@ -148,6 +148,9 @@ def test_a_registered_version_has_an_alias_and_its_origin(one, by_default, clien
     assert (int(version.version), version.source) == (info.registered_model_version, f"models:/{info.model_id}")
     assert (version.tags["team"], version.tags["pipedag.instance"], version.run_id) == ("storks", "default", info.run_id)
     assert "predict" in version.description
+    tags = client(by_default).get_logged_model(info.model_id).tags
+    assert json.loads(tags["mlflow.modelVersions"]) == [{"name": "trips", "version": version.version}]
+    assert "predict" in tags["mlflow.note.content"]
     assert rows(load("models:/trips@champion").predict(TRIPS.to_pandas())) == rows(one.run({"trips": TRIPS, "hurry": 1.5}))
     again = log_production_flow(one, registered_model_name="trips", alias="champion")
     assert client(by_default).get_model_version_by_alias("trips", "champion").source == f"models:/{again.model_id}"
