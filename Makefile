@@ -13,7 +13,7 @@ EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-mlflow test property crash stress types check bench format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow check-airflow
+.PHONY: help setup demo demo-mlflow test property crash stress types check bench bench-airflow format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow check-airflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ check: $(READY) ## Check format, style, types and floors
 
 bench: $(READY) ## Run the benchmarks
 	$(BIN)/python benchmarks/run.py
+
+bench-airflow: $(AIRFLOW_READY) ## Run the benchmarks of the Airflow adapter; makes an environment with Cosmos and dbt (minutes, once)
+	$(AIRFLOW)/bin/python benchmarks/run.py --only airflow --only cosmos $(ARGS)
 
 format: $(READY) ## Put the code into the common form
 	$(BIN)/ruff format $(wildcard $(PATHS))

@@ -38,6 +38,9 @@ FIGURES = {
     "duckdb": "duckdb_file",
     "production": "production",
     "mlflow": "with_mlflow",
+    "dagster": "dagster_assets",
+    "airflow": "airflow_dags",
+    "cosmos": "airflow_cosmos",
     "reference": "reference",
 }
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from inspect import isclass, signature
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.catalogs.owner import lives, many_processes, this_process
@@ -37,15 +38,18 @@ from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import RunObserver, StageReport, StepReport
 from pipedag_core.run import doctor, parts, rolling_back, steps, supplied
 from pipedag_core.run.doctor import remove_strays
+from pipedag_core.run.given import current_generations, given_by
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper, taking_part
-from pipedag_core.run.one_stage import carry_out_stage
 from pipedag_core.run.result import Result, fetch, load_value, read_first_rows
 from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
 ORCHESTRATED_TTL_S = 6 * 3600.0
+
+#: Flow -> digest of its wiring.
+_SEEN: WeakKeyDictionary[Flow, str] = WeakKeyDictionary()
 
 
 def run_flow(
@@ -270,9 +274,9 @@ def _carry_out(
             if wanted is None:
                 assert part is not None
                 return parts.execute_part(session, run, flow, plan, part, open_engine(context))
-            before = parts.current_generations(session, plan, [wanted])
+            before = current_generations(session, plan, [wanted])
             report = steps.execute_step(session, run, flow, plan, wanted)
-            return replace(report, given=parts.given_by(session, run, plan, wanted, before)) if report.outcome.is_good else report
+            return replace(report, given=given_by(session, run, plan, wanted, before)) if report.outcome.is_good else report
 
 
 def execute_stage(
@@ -321,7 +325,7 @@ def execute_stage(
         run = Run(row.info, RunOptions.from_json(row.info.options), memory=RunMemory(session.catalog, run_id, remembers=True))
         stop_early = context.fail_fast if fail_fast is None else fail_fast
         with taking_part(session, run, plan), heartbeat(session, run):
-            return carry_out_stage(session, run, code, plan, stage, engine, tasks=tasks, fail_fast=stop_early)
+            return parts.carry_out_stage(session, run, code, plan, stage, engine, tasks=tasks, fail_fast=stop_early)
 
 
 def finish_run(
@@ -370,22 +374,25 @@ def output_from_store(
             session.catalog.finish_run(info.run_id, "succeeded")
 
 
-def put_table(
+def put_table(stage: str, name: str, value: Any, **options: Any) -> StageReport:
+    """Write one table, or other object, that no flow makes, and commit its stage with it; see `put_tables`."""
+    return put_tables(stage, {name: value}, **options)
+
+
+def put_tables(
     stage: str,
-    name: str,
-    value: Any,
+    values: Mapping[str, Any],
     *,
     config: PipedagConfig | ConfigContext | None = None,
     instance: str | None = None,
     note: str = "",
     external_id: str = "",
 ) -> StageReport:
-    """Write one table, or other object, that no flow makes, and commit its stage with it; what else the stage holds stays.
+    """Write tables, or other objects, that no flow makes, and commit their stage with all of them; what else the stage holds stays.
 
     Args:
         stage: Name of the stage. A flow that has a stage of this name replaces all of it with its next commit.
-        name: Readable name of the table.
-        value: A frame of any library, a query, a `Table`, or any other object, which is kept as a blob.
+        values: Readable name of a table -> a frame of any library, a query, a `Table`, or any other object, which is kept as a blob.
         config, instance: As in `run_flow`.
         note: Who is at work, for those who wait for a lease.
         external_id: The orchestrator's own id of what writes it.
@@ -395,21 +402,23 @@ def put_table(
     """
     context = configuration(config, instance, None)
     with Flow("put") as flow, Stage(stage) as made:
+        for name in values:
 
-        @materialize(name=name)
-        def put() -> Any:
-            return _kept(context, value)
+            @materialize(name=name)
+            def put(name: str = name) -> Any:
+                return _kept(context, values[name])
 
-        put()
+            put()
     plan = compile_flow(flow, context.instance_name)
-    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, this_process(note or f"put {stage}.{name}"), context.lease_ttl)
+    note = note or f"put {', '.join(f'{stage}.{name}' for name in values)}"
+    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, this_process(note), context.lease_ttl)
     with open_session(context) as session:
         session.catalog.begin_run(replace(info, external_id=external_id))
         run = Run(info, RunOptions(), memory=RunMemory(session.catalog, info.run_id, remembers=True))
         with heartbeat(session, run):
             engine = choose_engine(context, "sequential", {})
             tasks = [task.id for task in plan.tasks]
-            report = carry_out_stage(session, run, flow, plan, made.name, engine, tasks=tasks, fail_fast=True, keep_others=True)
+            report = parts.carry_out_stage(session, run, flow, plan, made.name, engine, tasks=tasks, fail_fast=True, keep_others=True)
             state = "succeeded" if report.is_committed else "failed"
             steps.execute_step(session, run, flow, plan, plan.step("finish"), state=state)
     return report
@@ -456,6 +465,27 @@ def first_rows(config: PipedagConfig | ConfigContext | None, tables: Sequence[St
             except StoredDataMissing:
                 continue
     return found
+
+
+def column_lineage(
+    config: PipedagConfig | ConfigContext | None, tables: Sequence[StoredTable]
+) -> Mapping[str, Mapping[str, Sequence[tuple[str, str, str]]]]:
+    """Return id -> column -> the columns (stage, table, column) that it is computed from, of stored tables that a query made.
+
+    What the query's text does not tell is left out. Tables that it reads are looked at as they are committed now.
+    """
+    made = [(table, table.query) for table in tables if table.query is not None]
+    if not made:
+        return {}
+    from pipedag_core.stores.column_lineage import column_sources
+
+    with open_session(configuration(config, None, None)) as session:
+        dialect = session.tables.capabilities.dialect
+        known = {
+            stage: {name: item.schema.names for name, item in entries.items() if isinstance(item, StoredTable)}
+            for stage, entries in session.catalog.shown().items()
+        }
+    return {table.id: column_sources(query, dialect, table.schema.names, known) for table, query in made}
 
 
 def materialize_table(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
@@ -636,7 +666,11 @@ def _checked_code(plan: Plan, context: ConfigContext, flow: Flow | None) -> Flow
         PlanMismatch: It is wired differently.
     """
     code = flow or _load(plan, context)
-    refuse_drift(compile_flow(code, plan.instance, plan.source), plan.digest, [step.id for step in plan.steps])
+    # A flow cannot be changed once it is declared, and orchestrators come back with it for every stage.
+    if _SEEN.get(code) != plan.digest:
+        found = compile_flow(code, plan.instance, plan.source)
+        refuse_drift(found, plan.digest, [step.id for step in plan.steps])
+        _SEEN[code] = found.digest
     return code
 
 

@@ -26,7 +26,7 @@ class PipedagScoreOperator(BaseOperator):
     Args:
         bundle: Folder of the bundle. This and other relative paths begin at `project`.
         inputs: Name of an input -> its file (Parquet, CSV, Arrow), or `table:STAGE.TABLE` of the instance.
-        outputs: Name of an output -> its file.
+        outputs: Name of an output -> its file, or `table:STAGE.TABLE`.
         instance: Instance from which tables are read.
         config: The configuration, if it is not to be looked for.
         project: Folder in which the command runs, and from which Python imports first. A relative one begins at the folder of the DAG file.

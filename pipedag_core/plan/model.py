@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
-from typing import Any, cast, final
+from typing import Any, final
 
 from pipedag_core.errors import PlanMismatch
 
 #: Format of the plan's JSON. A plan of another format is refused.
 FORMAT = 1
+
+
+_NO_PLAN = "This is not a plan. Make one with `pipedag plan MODULE:FLOW --json`."
 
 
 class StepKind(Enum):
@@ -21,6 +24,9 @@ class StepKind(Enum):
     TASK = "task"
     COMMIT = "commit"
     FINISH = "finish"
+
+
+_KINDS = {kind.value: kind for kind in StepKind}
 
 
 @final
@@ -75,6 +81,7 @@ class PlanTask:
         description: First paragraph of its docstring.
         groups: Labels of the group nodes around it, outermost first.
         tags: Its group_node_tag and the like.
+        external: Tables of others that it is known to read, as `schema.name`: those among its arguments, and those that it is known to return.
     """
 
     stage: str
@@ -89,6 +96,7 @@ class PlanTask:
     description: str = ""
     groups: tuple[str, ...] = ()
     tag: str = ""
+    external: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -144,10 +152,23 @@ class Plan:
         root = next(item.unit for item in self.stages if item.name == stage)
         return (root, *(item.name for item in self.stages if item.unit == root and item.name != root))
 
-    def with_outputs(self, outputs: Mapping[str, Sequence[str]]) -> Plan:
-        """Return a plan that knows the output tables of more tasks: full task id -> readable names. Declared ones stay as they are."""
+    def with_outputs(self, outputs: Mapping[str, Sequence[str]], external: Mapping[str, Sequence[str]] | None = None) -> Plan:
+        """Return a plan that knows more of what tasks give.
+
+        Args:
+            outputs: Full task id -> readable names of its tables. Declared ones stay as they are.
+            external: Full task id -> tables of others that it returned, as `schema.name`.
+        """
+        more = external or {}
         tasks = tuple(
-            replace(task, outputs=tuple(outputs[task.id])) if task.outputs is None and task.id in outputs else task for task in self.tasks
+            replace(
+                task,
+                outputs=tuple(outputs[task.id]) if task.outputs is None and task.id in outputs else task.outputs,
+                external=tuple(dict.fromkeys((*task.external, *more.get(task.id, ())))),
+            )
+            if task.id in outputs or task.id in more
+            else task
+            for task in self.tasks
         )
         return replace(self, tasks=tasks)
 
@@ -166,10 +187,22 @@ class Plan:
             PlanMismatch: The text is not a plan, or one of another format.
         """
         try:
-            raw: dict[str, Any] = json.loads(text)
+            raw = json.loads(text)
+        except ValueError as error:
+            raise PlanMismatch(_NO_PLAN) from error
+        return cls.from_parsed(raw)
+
+    @classmethod
+    def from_parsed(cls, raw: Any) -> Plan:
+        """Return the plan whose JSON text was parsed already, because it stands within a larger one.
+
+        Raises:
+            PlanMismatch: As `from_json`.
+        """
+        try:
             found = raw["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise PlanMismatch("This is not a plan. Make one with `pipedag plan MODULE:FLOW --json`.") from error
+        except (KeyError, TypeError) as error:
+            raise PlanMismatch(_NO_PLAN) from error
         if found != FORMAT:
             raise PlanMismatch(f"The plan has format {found!r}, this version of pipedag reads {FORMAT}. Make it again with `pipedag plan`.")
         try:
@@ -179,18 +212,20 @@ class Plan:
                 source=raw["source"],
                 digest=raw["digest"],
                 stages=tuple(PlanStage(**item) for item in raw["stages"]),
-                tasks=tuple(PlanTask(**_with_tuples(item)) for item in raw["tasks"]),
-                steps=tuple(Step(**{**_with_tuples(item), **_kind(item)}) for item in raw["steps"]),
+                tasks=tuple(_task(**item) for item in raw["tasks"]),
+                steps=tuple(_step(**item) for item in raw["steps"]),
                 scratch=raw["scratch"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanMismatch(f"The plan is damaged: {error}. Make it again with `pipedag plan`.") from error
 
 
-def _kind(item: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": StepKind(item["kind"])}
+# JSON knows no tuples. Plans have thousands of these, and are read whenever definitions of them are loaded.
 
 
-def _with_tuples(item: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON object with tuples for its lists."""
-    return {key: tuple(cast("list[Any]", value)) if isinstance(value, list) else value for key, value in item.items()}
+def _task(*, upstream: list[str], outputs: list[str] | None, groups: list[str], **others: Any) -> PlanTask:
+    return PlanTask(upstream=tuple(upstream), outputs=None if outputs is None else tuple(outputs), groups=tuple(groups), **others)
+
+
+def _step(*, kind: str, upstream: list[str], **others: Any) -> Step:
+    return Step(kind=_KINDS[kind], upstream=tuple(upstream), **others)

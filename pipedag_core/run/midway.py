@@ -117,9 +117,7 @@ class Midway:
             self._policy.kind == "auto" or self.place.session.hooks.for_type(options.input_type).by_reference
         ):
             return [options.input_type]
-        import sqlalchemy
-
-        return [sqlalchemy.Table]
+        return [self.place.session.hooks.reference_type()]
 
     def _read(self, stored: StoredTable, name: str, as_type: Any) -> Any:
         place = self.place

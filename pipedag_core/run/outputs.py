@@ -25,6 +25,8 @@ from pipedag_core.ports.data import (
     Written,
 )
 from pipedag_core.ports.events import PointReached
+from pipedag_core.ports.hooks import RowContract
+from pipedag_core.run.loading import read_table
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
 from pipedag_core.run.slots import Beside, Mark, MarkedView, Place, Policy, Slot, is_small, marked_text, missing
@@ -107,9 +109,12 @@ def write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Pol
     # What type_map makes of rows in memory is known only when they are written.
     retyped = bool(slot.options.type_map) and is_small(slot.data, place.session)
     hash_content = slot.content_hash is None and (policy.hash_always or streamed_frame or retyped)
-    target = Target(place.stage, generation, name, place.task.id, slot.options, hash_content)
+    comment = slot.comment or place.task.function.description
+    target = Target(place.stage, generation, name, place.task.id, slot.options, hash_content, comment, slot.comments)
     written = _with_place(place, name, lambda: place.access.write(slot.data, target, prepared=slot.prepared))  # pyright: ignore[reportArgumentType]
     table = _stored(place, slot, written, target, policy)
+    if slot.contract is not None:
+        _check_rows(place, table, slot.contract)
     key, base_key = slot.key or table.identity, slot.base_key or table.identity
     if hash_content and table.content_hash is not None and slot.key is None:
         # Only now is it known what the rows are; if they are stored already, the new copy is not needed.
@@ -124,6 +129,19 @@ def write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Pol
             log.warning("%s: stored %s, which has the same rows, is gone or damaged; the new one takes its place", place.who, same.name)
     slot.stored = table
     return [NewObject(table, key, base_key)]
+
+
+def _check_rows(place: Place, table: StoredTable, contract: RowContract) -> None:
+    """Hold what has been written against its contract, and remove it if it breaks it: rows of queries and lazy frames are there only now."""
+    hook = place.session.hooks.for_type(contract.frame_type)
+    try:
+        rows = read_table(place.session, place.access, hook, table, contract.frame_type, table.name, table.name)
+        contract.check(rows, f"Table {table.name!r} of {place.who}")
+    except BaseException as error:
+        place.session.tables.drop([table.location])
+        if isinstance(error, PipedagError):
+            error.__dict__.update({"table": table.name, "stage": place.stage, "task": place.task.id})
+        raise
 
 
 def _with_place(place: Place, name: str, action: Any) -> Any:

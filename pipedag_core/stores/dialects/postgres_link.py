@@ -142,9 +142,13 @@ class PostgresLink:
             place = first if claimed.fetchone()[0] else tables.claim(run, places, order.where)
             text = self._cast(run, order, query) if order.options.type_map else query
             # The line end keeps a comment at the query's end from swallowing what follows. All at once is one way to the server and back.
-            made = connection.execute(
-                f"{tables.create(place, details)}{tables.tablespace(details)} AS {text}\n;{tables.asking_columns(place)}{';COMMIT' if is_plain else ''}"
-            )
+            statements = [
+                f"{tables.create(place, details)}{tables.tablespace(details)} AS {text}\n",
+                tables.asking_columns(place),
+                tables.table_comment(place, order),
+                "COMMIT" if is_plain else "",
+            ]
+            made = connection.execute(";".join(filter(None, statements)))
             rows = made.rowcount
             made.nextset()
             columns = tables.columns_from(made.fetchall())
@@ -154,7 +158,7 @@ class PostgresLink:
                     run(f"DROP TABLE {place.sql}")
                 raise MaterializationError(f"{order.where} has no columns. Return a query with at least one.\n{readable}", query=readable)
             check_columns(order.options, names, order.where)
-            tables.finish(run, place, order.options, names, rows)
+            tables.finish(run, place, order, names, rows)
             return Made(place, with_nullability(tables.schema_of(run, place, columns), order.options), rows)
 
         return self._transact(make, order.where, readable, order.schema, tables.claiming(first))
@@ -212,7 +216,9 @@ class PostgresLink:
             ]
             if changes:
                 run(f"ALTER TABLE {place.sql} {', '.join(changes)}")
-            tables.finish(run, place, options, names, counted.rows)
+            if order.comment:
+                run(tables.table_comment(place, order))
+            tables.finish(run, place, order, names, counted.rows)
             schema = from_arrow(pa.schema([pa.field(name, how.back, name not in filled) for name, how in zip(names, kept, strict=True)]))
             if changes:
                 schema = tables.schema_of(run, place, tables.columns_of(run, place))

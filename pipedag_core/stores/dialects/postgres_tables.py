@@ -12,8 +12,9 @@ import pyarrow as pa
 from pipedag_core.arrow_schema import from_arrow
 from pipedag_core.errors import ConfigError, MaterializationError
 from pipedag_core.naming import quote_identifier, quote_literal
-from pipedag_core.ports.data import TableOptions, TableSchema
+from pipedag_core.ports.data import TableSchema
 from pipedag_core.stores.dialects import postgres_types as types
+from pipedag_core.stores.dialects.port import Order
 from pipedag_core.stores.sql_names import Place
 from pipedag_core.stores.table_options import filled_columns
 
@@ -98,8 +99,17 @@ def check_type(run: Run, kind: str, column: str, where: str) -> None:
         )
 
 
-def finish(run: Run, place: Place, options: TableOptions, names: Sequence[str], rows: int | None) -> None:
-    """Give a filled table its keys, and the planner what it wants to know."""
+def table_comment(place: Place, order: Order) -> str:
+    """Return the statement that tells people of a table; "" if there is nothing to tell."""
+    return f"COMMENT ON TABLE {place.sql} IS {quote_literal(order.comment)}" if order.comment else ""
+
+
+def finish(run: Run, place: Place, order: Order, names: Sequence[str], rows: int | None) -> None:
+    """Give a filled table its keys and the comments of its columns, and the planner what it wants to know."""
+    options = order.options
+    for name in names:
+        if name in order.comments:
+            run(f"COMMENT ON COLUMN {place.sql}.{quote_identifier(name)} IS {quote_literal(order.comments[name])}")
     changes = [f"ALTER COLUMN {quote_identifier(name)} SET NOT NULL" for name in filled_columns(options, names)]
     if options.primary_key:
         changes.append(f"ADD PRIMARY KEY ({_columns(options.primary_key)})")
