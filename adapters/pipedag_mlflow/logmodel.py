@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipedag_core import ProductionFlow
-from pipedag_core.errors import ConfigError
+from pipedag_core.config.settings import mask
+from pipedag_core.errors import ConfigError, ProductionError
 from pipedag_mlflow import library, lineage, names
 from pipedag_mlflow.tracked import experiment_of, origin
 
@@ -66,7 +67,7 @@ def log_production_flow(
         VerificationFailed: It is to be registered and does not give what training gave. Nothing is logged.
         InputMismatch: The example is not like what training had.
         ProductionError: MLflow cannot hand over the inputs, or the model does not answer as the production flow does. Nothing is logged.
-        ConfigError: An alias without a registered model.
+        ConfigError: An alias without a registered model; or nobody takes connections at the server's address.
     """
     from pipedag_mlflow.asked import flat
 
@@ -80,7 +81,12 @@ def log_production_flow(
     training = _training(prod, options)
     fixed = flat(prod, fixed_inputs or {})
     uri = tracking_uri or library.default_uri()
-    library.require_listener(uri)
+    try:
+        library.require_listener(uri)
+    except OSError as error:
+        raise ConfigError(
+            f"No tracking server takes connections at {mask(uri)}: {error}. Start it, or name another tracking_uri."
+        ) from error
     client = library.client(uri)
     with tempfile.TemporaryDirectory(prefix="pipedag-model-") as folder:
         bundle = prod.save(Path(folder) / "bundle", code=code, pickle=pickle)
@@ -150,15 +156,18 @@ def _save(
     if example is not None:
         # Told by the production flow itself if it makes no sense.
         prod.run(nested(prod, {**fixed, **example.inputs}))
-    import_module("mlflow.pyfunc").save_model(
-        path=str(folder / "model"),
-        mlflow_model=described,
-        python_model=str(_CODE),
-        artifacts=artifacts,
-        signature=signature,
-        input_example=None if example is None else example.asked if example.params is None else (example.asked, example.params),
-        **options,
-    )
+    try:
+        import_module("mlflow.pyfunc").save_model(
+            path=str(folder / "model"),
+            mlflow_model=described,
+            python_model=str(_CODE),
+            artifacts=artifacts,
+            signature=signature,
+            input_example=None if example is None else example.asked if example.params is None else (example.asked, example.params),
+            **options,
+        )
+    except import_module("mlflow.exceptions").MlflowException as error:
+        raise ProductionError(f"MLflow cannot make a model of the production flow of {prod.parts.program.flow!r}: {error}") from error
     if example is not None:
         ask(prod, described, folder / "model", fixed, example)
     return described

@@ -193,6 +193,26 @@ def test_an_alias_needs_a_registered_model(one):
         log_production_flow(one, alias="champion")
 
 
+def test_a_server_that_is_gone_is_told_at_once(one):
+    with pytest.raises(ConfigError, match="No tracking server takes connections"):
+        log_production_flow(one, tracking_uri="http://127.0.0.1:9")
+
+
+def test_a_model_is_logged_and_loaded_through_a_server(one, server, client):
+    import mlflow
+
+    info = log_production_flow(one, registered_model_name="trips", alias="served", tracking_uri=server, experiment_name="models")
+    version = client(server).get_model_version_by_alias("trips", "served")
+    assert int(version.version) == info.registered_model_version
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(server)
+    try:
+        answer = load("models:/trips@served").predict(TRIPS.to_pandas())
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert rows(answer) == rows(one.run({"trips": TRIPS, "hurry": 1.5}))
+
+
 def test_the_model_names_all_that_it_needs(one, by_default):
     import mlflow
 
