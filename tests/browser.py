@@ -70,7 +70,7 @@ class Browser:
 
     def text(self) -> str:
         """Return the text that the page shows."""
-        return self.call("Runtime.evaluate", expression="document.body.innerText")["result"]["value"]
+        return self.call("Runtime.evaluate", expression="document.body?.innerText ?? ''")["result"]["value"]
 
     def read(self, url: str, *words: str, patience_s: float = 90.0) -> None:
         """Go to a page and wait until it shows all of these words.
