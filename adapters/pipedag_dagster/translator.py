@@ -83,7 +83,7 @@ class PipedagTranslator:
         """Return what is known before a run: whose task makes it, and for a table its name and address, which Dagster shows as its storage."""
         known = {"pipedag/task": f"{table.task.id} of flow {table.flow}, instance {table.instance}"}
         if table.kind == "table":
-            known["dagster/table_name"] = table.id
+            known["dagster/table_name"] = ".".join(table.uri.rsplit("/", 2)[1:])
             known["dagster/uri"] = table.uri
         return known
 
