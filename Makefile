@@ -13,7 +13,7 @@ EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test property crash stress types check bench format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow look-dagster check-airflow
+.PHONY: help setup demo test property crash stress types check bench bench-airflow format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow look-dagster check-airflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ $(MLFLOW_READY): $(READY) constraints-mlflow.txt
 	test -x $(MLFLOW)/bin/python || $(BIN)/python -m venv $(MLFLOW)
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
 	  > "$$($(MLFLOW)/bin/python -c 'import site; print(site.getsitepackages()[0])')/behind.pth"
-	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-mlflow.txt -e '.[mlflow]'
+	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-mlflow.txt -e '.[test-mlflow]'
 	env -u PYTHONDONTWRITEBYTECODE $(MLFLOW)/bin/python -m compileall -q -j 2 $(MLFLOW)/lib > $(MLFLOW)/compile.log 2>&1 || true
 	@touch $@
 
@@ -107,6 +107,9 @@ check: $(READY) ## Check format, style, types and floors
 
 bench: $(READY) ## Run the benchmarks
 	$(BIN)/python benchmarks/run.py
+
+bench-airflow: $(AIRFLOW_READY) ## Run the benchmarks of the Airflow adapter; makes an environment with Cosmos and dbt (minutes, once)
+	$(AIRFLOW)/bin/python benchmarks/run.py --only airflow --only cosmos $(ARGS)
 
 format: $(READY) ## Put the code into the common form
 	$(BIN)/ruff format $(wildcard $(PATHS))

@@ -35,8 +35,12 @@ FIGURES = {
     "table": "large_table",
     "streaming": "streaming",
     "postgres": "postgres",
+    "duckdb": "duckdb_file",
     "production": "production",
+    "mlflow": "with_mlflow",
     "dagster": "dagster_assets",
+    "airflow": "airflow_dags",
+    "cosmos": "airflow_cosmos",
     "reference": "reference",
 }
 

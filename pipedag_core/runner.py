@@ -25,7 +25,7 @@ from pipedag_core.define.flow import Flow, Stage
 from pipedag_core.define.refs import Reference
 from pipedag_core.define.task import materialize
 from pipedag_core.define.values import Blob, Table
-from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, RunError, StoredDataMissing
+from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, StoredDataMissing, UnsupportedByStore
 from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
@@ -38,10 +38,10 @@ from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import RunObserver, StageReport, StepReport
 from pipedag_core.run import doctor, parts, rolling_back, steps, supplied
 from pipedag_core.run.doctor import remove_strays
+from pipedag_core.run.given import current_generations, given_by
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper, taking_part
-from pipedag_core.run.one_stage import carry_out_stage
 from pipedag_core.run.result import Result, fetch, load_value, read_first_rows
 from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 
@@ -274,9 +274,9 @@ def _carry_out(
             if wanted is None:
                 assert part is not None
                 return parts.execute_part(session, run, flow, plan, part, open_engine(context))
-            before = parts.current_generations(session, plan, [wanted])
+            before = current_generations(session, plan, [wanted])
             report = steps.execute_step(session, run, flow, plan, wanted)
-            return replace(report, given=parts.given_by(session, run, plan, wanted, before)) if report.outcome.is_good else report
+            return replace(report, given=given_by(session, run, plan, wanted, before)) if report.outcome.is_good else report
 
 
 def execute_stage(
@@ -325,7 +325,7 @@ def execute_stage(
         run = Run(row.info, RunOptions.from_json(row.info.options), memory=RunMemory(session.catalog, run_id, remembers=True))
         stop_early = context.fail_fast if fail_fast is None else fail_fast
         with taking_part(session, run, plan), heartbeat(session, run):
-            return carry_out_stage(session, run, code, plan, stage, engine, tasks=tasks, fail_fast=stop_early)
+            return parts.carry_out_stage(session, run, code, plan, stage, engine, tasks=tasks, fail_fast=stop_early)
 
 
 def finish_run(
@@ -418,7 +418,7 @@ def put_tables(
         with heartbeat(session, run):
             engine = choose_engine(context, "sequential", {})
             tasks = [task.id for task in plan.tasks]
-            report = carry_out_stage(session, run, flow, plan, made.name, engine, tasks=tasks, fail_fast=True, keep_others=True)
+            report = parts.carry_out_stage(session, run, flow, plan, made.name, engine, tasks=tasks, fail_fast=True, keep_others=True)
             state = "succeeded" if report.is_committed else "failed"
             steps.execute_step(session, run, flow, plan, plan.step("finish"), state=state)
     return report
@@ -488,12 +488,16 @@ def column_lineage(
     return {table.id: column_sources(query, dialect, table.schema.names, known) for table, query in made}
 
 
-def materialize_table(table: Any, **options: Any) -> Any:
+def materialize_table(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
     """Write a table at once, inside a task; see `Table.materialize`."""
     context = executing.get()
-    if context is None:
-        raise RunError("Table.materialize() works inside a running task. Outside of one, return the table from a task.")
-    return context.materialize(table, **options)
+    if context is not None:
+        return context.materialize(table, return_as_type=return_as_type, config_context=config_context, schema=schema)
+    if config_context is not None or schema is not None:
+        raise UnsupportedByStore(
+            "Table.materialize() writes nothing outside of a run. Run the task in a flow, or leave out config_context and schema."
+        )
+    return tuple(table.obj for _ in return_as_type) if isinstance(return_as_type, (tuple, list)) else table.obj
 
 
 def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> int:

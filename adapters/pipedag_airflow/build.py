@@ -236,6 +236,8 @@ def _operator(node: Node, operator: Callable[..., BaseOperator], group: TaskGrou
         arguments["task_display_name"] = node.display
     if node.doc:
         arguments.setdefault("doc_md", node.doc)
+    if node.inlets:
+        arguments.setdefault("inlets", [Asset(uri) for uri in node.inlets])
     if node.outlets:
         arguments["outlets"] = [Asset(uri) for uri in node.outlets]
     if group is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, final
 
-from pipedag_airflow.names import Ids, asset_uri
+from pipedag_airflow.names import Ids, asset_uri, external_uri
 from pipedag_airflow.options import Options
 from pipedag_core.plan.model import Plan, PlanTask, Step, StepKind
 
@@ -61,6 +61,7 @@ class Node:
         doc: What its task does, from the docstring.
         arguments: What else it is given.
         outlets: URIs of the Assets that it changes.
+        inlets: URIs of the Assets that it reads and no flow of ours makes.
         setups: Ids (`full_id`) of the setups that it tears down.
     """
 
@@ -72,6 +73,7 @@ class Node:
     doc: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     outlets: tuple[str, ...] = ()
+    inlets: tuple[str, ...] = ()
     setups: tuple[str, ...] = ()
 
     @property
@@ -134,7 +136,13 @@ def lay_out(plan: Plan, granularity: Granularity = Granularity.TASK, options: Op
         case Granularity.FLOW:
             outlets = tuple(uri for step in plan.steps if step.kind is StepKind.COMMIT for uri in outlets_of(plan, step))
             node = Node(
-                Ids().give(plan.flow), (), "flow", display=f"flow {plan.flow}", arguments=chosen.of(None, None, None), outlets=outlets
+                Ids().give(plan.flow),
+                (),
+                "flow",
+                display=f"flow {plan.flow}",
+                arguments=chosen.of(None, None, None),
+                outlets=outlets,
+                inlets=inlets_of(plan, plan.tasks, chosen),
             )
             return Layout(plan, granularity, (), (node,), ())
 
@@ -151,6 +159,12 @@ def outlets_of(plan: Plan, commit: Step) -> tuple[str, ...]:
             for name in (task.outputs if task.outputs is not None else (task.task,))
         )
     )
+
+
+def inlets_of(plan: Plan, tasks: Sequence[PlanTask], options: Options) -> tuple[str, ...]:
+    """Return the URIs of all tables of others that tasks are known to read."""
+    tables = dict.fromkeys(table for task in tasks for table in task.external)
+    return tuple(dict.fromkeys(options.external.get(table) or external_uri(plan.instance, table) for table in tables))
 
 
 def _after_others(opening: Step) -> dict[str, Any]:
@@ -174,6 +188,7 @@ def _by_stage(plan: Plan, options: Options) -> Layout:
                 display=f"stage {step.stage}",
                 arguments={**_after_others(step), **options.of(None, None, step.stage)},
                 outlets=outlets_of(plan, commit),
+                inlets=inlets_of(plan, [task for task in plan.tasks if task.stage in plan.unit(step.stage)], options),
             )
             nodes.append(node)
             before = tuple(of_commit[other] for other in step.upstream)
@@ -282,6 +297,7 @@ class _ByTask:
             display=display,
             doc=task.description,
             arguments=self._options.of(step, task, task.stage),
+            inlets=inlets_of(self._plan, [task], self._options),
         )
 
     def _add(self, step: str, node: Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipedag_airflow.names import SCHEME, split_asset_uri
+from pipedag_airflow.names import EXTERNAL, SCHEME, split_asset_uri, split_external_uri
 
 
 def lineage_of(operator: Any) -> Any:
@@ -23,6 +23,7 @@ def lineage_of(operator: Any) -> Any:
     except ImportError:
         return None
     inputs = [place for other in _read(operator) for place in _places(other)]
+    inputs += [place for task in _own(operator) for place in _external(task)]
     return OperatorLineage(
         inputs=[Dataset(namespace=space, name=name) for space, name in dict.fromkeys(inputs)],
         outputs=[Dataset(namespace=space, name=name) for space, name in outputs],
@@ -35,6 +36,23 @@ def _places(operator: Any) -> Iterator[tuple[str, str]]:
         if place is not None:
             flow, instance, stage, table = place
             yield f"{SCHEME}://{flow}/{instance}", f"{stage}.{table}"
+
+
+def _external(operator: Any) -> Iterator[tuple[str, str]]:
+    for inlet in operator.inlets or ():
+        place = split_external_uri(getattr(inlet, "uri", "") or "")
+        if place is not None:
+            yield f"{EXTERNAL}://{place[0]}", place[1]
+
+
+def _own(operator: Any) -> Iterator[Any]:
+    """Yield the operators that make what a commit makes visible: those of its outermost group; or the operator of all of it."""
+    kind = operator.step.partition(":")[0]
+    if kind != "commit":
+        yield operator
+        return
+    group = operator.task_id.rpartition(".")[0]
+    yield from (task for task in operator.dag.tasks if task.task_id.startswith(f"{group}.") and hasattr(task, "step"))
 
 
 def _read(operator: Any) -> Iterator[Any]:

@@ -15,6 +15,8 @@ _DIGITS: Final = 8
 
 #: No handler is looked for, and nothing is loaded while a DAG file is parsed, where a scheme begins with `x-`.
 SCHEME: Final = "x-pipedag"
+#: Of tables of others, which belong to no flow.
+EXTERNAL: Final = "x-pipedag-external"
 
 
 def _hash(text: str) -> str:
@@ -63,6 +65,27 @@ def asset_uri(flow: str, instance: str | None, stage: str, table: str) -> str:
         table: Readable name of the table; of the task, where the plan does not know the names of its tables.
     """
     return f"{SCHEME}://{'/'.join(quote(part, safe='') for part in (flow, instance or 'default', stage, table))}"
+
+
+def external_uri(instance: str | None, table: str) -> str:
+    """Return the URI (and name) of the Asset of a table of others: the same for all flows of an instance that read it.
+
+    Args:
+        instance: Name of the instance, which says where it lies; None for the configuration's default.
+        table: `schema.name`, as its `ExternalTableReference` has them.
+    """
+    schema, _, name = table.rpartition(".")
+    return f"{EXTERNAL}://{'/'.join(quote(part, safe='') for part in (instance or 'default', schema, name))}"
+
+
+def split_external_uri(uri: str) -> tuple[str, str] | None:
+    """Return (instance, `schema.name`) of a URI that `external_uri` made, else None."""
+    scheme, _, rest = uri.partition("://")
+    parts = rest.split("/")
+    if scheme != EXTERNAL or len(parts) != 3:
+        return None
+    instance, schema, name = (unquote(part) for part in parts)
+    return instance, f"{schema}.{name}"
 
 
 def split_asset_uri(uri: str) -> tuple[str, str, str, str] | None:

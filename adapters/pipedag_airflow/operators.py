@@ -123,6 +123,11 @@ class PipedagStepOperator(BaseOperator):
 
     def _hook_apply_defaults(self, *, default_args: dict[str, Any], **kwargs: Any) -> tuple[tuple[()], dict[str, Any]]:
         # Instead of a constructor, which for each of thousands of tasks would cost a fifth more of parsing time: Airflow wraps every one.
+        params = kwargs.get("params")
+        if params and all(params.get_param(name).source == "dag" for name in params):
+            # A run's parameters come from the DAG in any case. A copy of them in each task would be checked again for each, and a DAG of
+            # 1,000 tasks would take seconds to store.
+            del kwargs["params"]
         if "_is_ready" in self.__dict__:
             # A parent class has a constructor of its own, for which this is called once more.
             return (), {**kwargs, "default_args": default_args}
@@ -137,6 +142,12 @@ class PipedagStepOperator(BaseOperator):
         if not self.step or not self.flow:
             raise TypeError(f"{type(self).__name__} {kwargs.get('task_id')!r} needs step= and flow= (or flow in default_args['pipedag']).")
         return (), {**kwargs, "default_args": default_args}
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Fill the templates in. Fields of ours in which nothing is to be filled in are left out, so that a try does not store them once more."""
+        rendered = tuple(name for name in type(self).template_fields if name not in OWN or _is_template(getattr(self, name, None)))
+        object.__setattr__(self, "template_fields", rendered)
+        super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> Any:
         """Carry out the step; the report is what it returns."""
@@ -177,6 +188,20 @@ OWN: Final = frozenset(
         "wait_timeout",
     }
 )
+
+
+def _is_template(value: Any) -> bool:
+    """Return whether Airflow may have something to fill in: in a text with braces, or in what is no text, such as an XComArg."""
+    match value:
+        case None:
+            return False
+        case str():
+            return "{" in value
+        case Mapping():
+            return any(_is_template(item) for item in value.values())
+        case list() | tuple():
+            return any(_is_template(item) for item in value)
+    return True
 
 
 def seconds_of(value: float | timedelta) -> float:

@@ -51,7 +51,7 @@ _DAG: Final = (
     "description",
     "owner_links",
 )
-_SECTIONS: Final = ("dag", "default_args", "tags", "stages", "tasks", "lifecycle")
+_SECTIONS: Final = ("dag", "default_args", "tags", "stages", "tasks", "lifecycle", "external")
 
 #: Changes what an operator is given: called with the step, its task (None for open, commit, close and finish) and the arguments; returns arguments.
 Override = Callable[[Step | None, PlanTask | None, dict[str, Any]], Mapping[str, Any]]
@@ -67,6 +67,7 @@ class Options:
         default_args: For all operators.
         tags, stages, tasks: By the task's tag, by stage (for all its steps), by task (`stage.task`).
         lifecycle: For the steps that are no tasks of the flow: open, commit, close, finish.
+        external: URIs of the Assets of tables of others (`schema.name`), where they are not to be ours: another DAG may announce them under its own.
         override: Has the last word.
     """
 
@@ -76,6 +77,7 @@ class Options:
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     lifecycle: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    external: Mapping[str, str] = field(default_factory=dict[str, str])
     override: Override | None = None
 
     def of(self, step: Step | None, task: PlanTask | None, stage: str | None) -> dict[str, Any]:
@@ -128,9 +130,26 @@ def read_options(settings: Mapping[str, Any], plan: Plan, override: Override | N
                     f"adapters.airflow.{section}.{name}: there is no such {section[:-1]} in flow {plan.flow!r}. {_near(name, names)}"
                 )
             found[section][name] = _arguments(arguments, f"{section}.{name}", OPERATOR, faults)
+    found["external"] = _external(settings.get("external") or {}, faults)
     if faults:
         raise ConfigError("\n".join(["What the configuration says for Airflow cannot be used:", *(f"  {fault}" for fault in faults)]))
     return Options(**found, override=override)
+
+
+def _external(given: Any, faults: list[str]) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        faults.append(f"adapters.airflow.external must be a mapping of schema.name to the URI of an Asset, not {given!r}.")
+        return {}
+    # A table that only a run has shown is no error while nobody learns of it.
+    found: dict[str, str] = {}
+    for table, uri in given.items():
+        if not isinstance(uri, str) or "://" not in uri:
+            faults.append(
+                f"adapters.airflow.external.{table} must be the URI of an Asset, such as postgres://host:5432/db/schema/name, not {uri!r}."
+            )
+        else:
+            found[str(table)] = uri
+    return found
 
 
 def _arguments(given: Any, path: str, known: tuple[str, ...], faults: list[str]) -> dict[str, Any]:

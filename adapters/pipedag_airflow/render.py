@@ -243,6 +243,8 @@ class _Writer:
         arguments.update(node.arguments)
         if node.doc and "doc_md" not in arguments:
             arguments["doc_md"] = node.doc
+        if node.inlets and "inlets" not in arguments:
+            arguments["inlets"] = [Code(asset(uri, depth + 2)) for uri in node.inlets]
         if node.outlets:
             arguments["outlets"] = [Code(asset(uri, depth + 2)) for uri in node.outlets]
         call = render_call(self._file.operator, arguments, depth)

@@ -70,7 +70,7 @@ def _compile(reference: str, instance: str | None, config: Path | None, per_user
 
 
 def learn_outputs(made: Plan, instance: str, file: Path | None = None, per_user: bool = False) -> Plan:
-    """Return the plan with the names of tables that tasks, wired as they are now, gave in an instance.
+    """Return the plan with the names of tables that tasks, wired as they are now, gave in an instance, and the tables of others that they returned.
 
     Args:
         made: The plan.
@@ -81,20 +81,24 @@ def learn_outputs(made: Plan, instance: str, file: Path | None = None, per_user:
         ConfigError: It has not run yet.
     """
     from pipedag_core.config.wire import has_catalog, open_catalog
+    from pipedag_core.ports.data import ExternalTable
 
     context = configuration(file).get(instance, made.flow, per_user=per_user)
     if not has_catalog(context):
         raise ConfigError(f"There is nothing to learn from instance {instance!r} of flow {made.flow!r}: it has not run yet. Run it first.")
     positions = {task.id: task.position for task in made.tasks}
     outputs: dict[str, tuple[str, ...]] = {}
+    external: dict[str, tuple[str, ...]] = {}
     catalog = open_catalog(context)
     try:
+        others = {row.stored.id: row.stored.told for row in catalog.objects() if isinstance(row.stored, ExternalTable)}
         for stage in made.stages:
             current = catalog.current(stage.name)
             for result in [] if current is None else catalog.results(stage.name, current):
                 task = f"{stage.name}.{result.task}"
                 if positions.get(task) == result.position:
                     outputs[task] = tuple(result.entries)
+                    external[task] = tuple(others[id] for id in result.sources if id in others)
     finally:
         catalog.close()
-    return made.with_outputs(outputs)
+    return made.with_outputs(outputs, external)

@@ -84,6 +84,17 @@ def nest_text(value: Any, task_text: Callable[[Task], str]) -> str:
     return f"{name}({body})"
 
 
+def external_tables(value: Any) -> list[str]:
+    """Return the tables of others in a nest, as `schema.name`, also those in views."""
+    found: list[str] = []
+    for _, leaf in iter_leaves(value):
+        if isinstance(leaf, View):
+            found += external_tables(leaf.src)
+        elif isinstance(leaf, ExternalTableReference):
+            found.append(f"{leaf.schema}.{leaf.name}")
+    return found
+
+
 def _task_id(task: Task) -> str:
     return task.full_id
 

@@ -12,7 +12,7 @@ from pipedag_core.define.shapes import text_of
 from pipedag_core.define.task import Task
 from pipedag_core.errors import DuplicateName
 from pipedag_core.hashing import digest
-from pipedag_core.plan.canonical import edges, nest_text
+from pipedag_core.plan.canonical import edges, external_tables, nest_text
 from pipedag_core.plan.model import Plan, PlanStage, PlanTask, Step, StepKind
 from pipedag_core.plan.ordering import Ordering
 from pipedag_core.plan.outputs import known_outputs
@@ -136,6 +136,7 @@ def _plan_task(task: Task, position: str, groups: tuple[str, ...]) -> PlanTask:
         description=task.function.description,
         groups=groups,
         tag=options.group_node_tag or "",
+        external=tuple(dict.fromkeys(external_tables(dict(task.parameters)))),
     )
 
 

@@ -81,6 +81,7 @@ class PlanTask:
         description: First paragraph of its docstring.
         groups: Labels of the group nodes around it, outermost first.
         tags: Its group_node_tag and the like.
+        external: Tables of others that it is known to read, as `schema.name`: those among its arguments, and those that it is known to return.
     """
 
     stage: str
@@ -95,6 +96,7 @@ class PlanTask:
     description: str = ""
     groups: tuple[str, ...] = ()
     tag: str = ""
+    external: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -150,10 +152,23 @@ class Plan:
         root = next(item.unit for item in self.stages if item.name == stage)
         return (root, *(item.name for item in self.stages if item.unit == root and item.name != root))
 
-    def with_outputs(self, outputs: Mapping[str, Sequence[str]]) -> Plan:
-        """Return a plan that knows the output tables of more tasks: full task id -> readable names. Declared ones stay as they are."""
+    def with_outputs(self, outputs: Mapping[str, Sequence[str]], external: Mapping[str, Sequence[str]] | None = None) -> Plan:
+        """Return a plan that knows more of what tasks give.
+
+        Args:
+            outputs: Full task id -> readable names of its tables. Declared ones stay as they are.
+            external: Full task id -> tables of others that it returned, as `schema.name`.
+        """
+        more = external or {}
         tasks = tuple(
-            replace(task, outputs=tuple(outputs[task.id])) if task.outputs is None and task.id in outputs else task for task in self.tasks
+            replace(
+                task,
+                outputs=tuple(outputs[task.id]) if task.outputs is None and task.id in outputs else task.outputs,
+                external=tuple(dict.fromkeys((*task.external, *more.get(task.id, ())))),
+            )
+            if task.id in outputs or task.id in more
+            else task
+            for task in self.tasks
         )
         return replace(self, tasks=tasks)
 

@@ -1,22 +1,26 @@
-"""Several steps in one call: all of a stage, all of a flow, or giving a stage back; what orchestrators call who do not want a task of theirs per step."""
+"""Many steps in one call, for orchestrators that do not want a task of theirs per step: all of a stage, some tasks of it, or all of a flow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, final
 
 from pipedag_core.define.flow import Flow
-from pipedag_core.errors import PlanMismatch
+from pipedag_core.errors import PipedagError, PlanMismatch
 from pipedag_core.plan.model import Plan, Step, StepKind
 from pipedag_core.plan.selection import contract
-from pipedag_core.ports.catalogs import GenerationRow, TaskKey
-from pipedag_core.ports.data import StoredObject, StoredTable
 from pipedag_core.ports.engines import Engine
-from pipedag_core.ports.events import Given, Outcome, StepReport
+from pipedag_core.ports.events import Outcome, StageReport, StepReport
 from pipedag_core.run import steps
+from pipedag_core.run.choosing import keep_others_of, point_rest
+from pipedag_core.run.given import current_generations, given_by
 from pipedag_core.run.one_process import Units
 from pipedag_core.run.session import Run, Session
+from pipedag_core.run.showing import refresh_names
+
+log = logging.getLogger("pipedag_core.run")
 
 #: All steps of a unit of stages: `stage:features`.
 STAGE: Final = "stage:"
@@ -65,37 +69,19 @@ def execute_part(session: Session, run: Run, flow: Flow, plan: Plan, id: str, en
         return _close(session, run, plan, id)
     wanted = plan.steps if id == FLOW else tuple(step for step in plan.steps if step.stage in plan.unit(id.removeprefix(STAGE)))
     # A stage that fails on its own stays open: it may be tried again, and is given back by `close:`.
-    units = Units(session, run, plan) if id == FLOW else None
-    failed: list[StepReport] = []
-
-    def run_step(step: Step, computed: Callable[[], None] | None = None, /) -> StepReport:
-        state = "failed" if failed and step.kind is StepKind.FINISH else None
-        report = steps.execute_step(session, run, flow, plan, step, state=state, computed=computed)
-        if report.outcome is Outcome.FAILED:
-            failed.append(report)
-        if units is not None:
-            units.note(report)
-        return report
-
-    def skip_step(step: Step, because: Step) -> StepReport:
-        report = steps.skip_step(session, run, step, because)
-        if units is not None:
-            units.note(report)
-        return report
-
+    work = _Work(session, run, flow, plan, Units(session, run, plan) if id == FLOW else None)
     first = next((step for step in wanted if step.kind is StepKind.OPEN), None)
     if first is not None:
         # Whoever calls may have better things to do than to wait.
-        report = run_step(first)
+        report = work.run_step(first)
         if report.outcome is Outcome.WAITING:
             return replace(report, step=id)
-        if failed:
+        if work.failed:
             wanted = tuple(step for step in wanted if step.kind is StepKind.FINISH)
     before = current_generations(session, plan, wanted)
-    part = replace(plan, steps=contract(wanted, {step.id for step in wanted if step is not first}))
-    reports = engine.run(part, run_step, skip_step, fail_fast=False)
-    if failed:
-        return replace(failed[0], step=id, seconds=sum(report.seconds for report in reports))
+    reports = work.through([step for step in wanted if step is not first], engine, fail_fast=False)
+    if work.failed:
+        return replace(work.failed[0], step=id, seconds=sum(report.seconds for report in reports))
     last = reports[-1]
     given = [given_by(session, run, plan, step, before) for step in wanted if step.kind is StepKind.COMMIT]
     everything = tuple(item for some in given for item in some)
@@ -110,67 +96,158 @@ def execute_part(session: Session, run: Run, flow: Flow, plan: Plan, id: str, en
     )
 
 
+def carry_out_stage(
+    session: Session,
+    run: Run,
+    flow: Flow,
+    plan: Plan,
+    stage: str,
+    engine: Engine,
+    *,
+    tasks: Iterable[str] | None,
+    fail_fast: bool,
+    keep_others: bool = False,
+) -> StageReport:
+    """Open a stage, run its tasks, and commit it with all stages that are committed with it.
+
+    Unlike `execute_part` with `stage:<unit>` it waits for another run that writes the stage, may run some of the tasks only, and leaves nothing open.
+
+    Args:
+        session, run: The opened parts, and the run as it was registered.
+        flow, plan: The code, and the plan of all of it.
+        stage: The stage, or one that is committed with it.
+        engine: Carries out the steps, those of independent tasks at the same time.
+        tasks: Full ids of the tasks to run. Their dependents within the unit run too; the rest keeps the results that are committed, and runs only
+            where there is none for the wiring as it is now, or its data is gone. None: all.
+        fail_fast: Start nothing more after the first failure.
+        keep_others: With `tasks`, keep also what is committed of tasks that the plan does not know; else a commit makes it vanish.
+
+    Returns:
+        What became of it. After a failure the lease is given back and readers see what they saw before.
+    """
+    unit = plan.unit(stage)
+    mine = [step for step in plan.steps if step.stage in unit]
+    try:
+        if tasks is None:
+            reports = _committing(session, run, flow, plan, mine).through(mine, engine, fail_fast=fail_fast)
+        else:
+            reports = _some_tasks(session, run, flow, plan, unit, mine, engine, frozenset(tasks), fail_fast, keep_others)
+    except BaseException:
+        _give_back(session, run, plan, stage)
+        raise
+    return _report(session, run, unit, reports)
+
+
+@final
+class _Work:
+    """Steps of a plan that one call carries out.
+
+    Args:
+        session, run, flow, plan: As for `execute_step`; what tasks need from outside of the plan's steps must be wired as it says.
+        units: Gives stages back that will not be committed; None where they are to stay open.
+
+    Attributes:
+        failed: The reports of failed steps up to now.
+    """
+
+    def __init__(self, session: Session, run: Run, flow: Flow, plan: Plan, units: Units | None) -> None:
+        self._session, self._run, self._flow, self._plan, self._units = session, run, flow, plan, units
+        self.failed: list[StepReport] = []
+
+    def through(self, wanted: Iterable[Step], engine: Engine, *, fail_fast: bool) -> list[StepReport]:
+        """Let the engine carry out some steps, and return their reports in the order in which they ended."""
+        return list(engine.run(_part(self._plan, wanted), self.run_step, self.skip_step, fail_fast=fail_fast))
+
+    def run_step(self, step: Step, computed: Callable[[], None] | None = None, /) -> StepReport:
+        """Carry out one step."""
+        state = "failed" if self.failed and step.kind is StepKind.FINISH else None
+        report = steps.execute_step(self._session, self._run, self._flow, self._plan, step, state=state, computed=computed)
+        if report.outcome is Outcome.FAILED:
+            self.failed.append(report)
+        return self._noted(report)
+
+    def skip_step(self, step: Step, because: Step) -> StepReport:
+        """Report a step that cannot run."""
+        return self._noted(steps.skip_step(self._session, self._run, step, because))
+
+    def _noted(self, report: StepReport) -> StepReport:
+        if self._units is not None:
+            self._units.note(report)
+        return report
+
+
+def _part(plan: Plan, wanted: Iterable[Step]) -> Plan:
+    return replace(plan, steps=contract(plan.steps, {step.id for step in wanted}))
+
+
+def _committing(session: Session, run: Run, flow: Flow, plan: Plan, wanted: Iterable[Step]) -> _Work:
+    """Return what carries out the steps of a unit up to its commit, and leaves nothing open."""
+    part = _part(plan, wanted)
+    return _Work(session, run, flow, part, Units(session, run, part))
+
+
+def _some_tasks(
+    session: Session,
+    run: Run,
+    flow: Flow,
+    plan: Plan,
+    unit: Sequence[str],
+    mine: Sequence[Step],
+    engine: Engine,
+    tasks: frozenset[str],
+    fail_fast: bool,
+    keep_others: bool,
+) -> list[StepReport]:
+    """Open a unit, let what was not chosen point to what is committed, and carry out the rest."""
+    # An open step on its own must not count as a unit of which nothing more will be done.
+    opens = [step for step in mine if step.kind is StepKind.OPEN]
+    opened = _Work(session, run, flow, _part(plan, opens), None).through(opens, engine, fail_fast=fail_fast)
+    failed = next((report for report in opened if not report.outcome.is_good), None)
+    if failed is not None:
+        skipped = [step for step in mine if step.id != failed.step]
+        return [*opened, *(steps.skip_step(session, run, step, plan.step(failed.step)) for step in skipped)]
+    chosen = point_rest(session, run, plan, unit, tasks)
+    if keep_others:
+        keep_others_of(session, run, plan, unit)
+    left = [step for step in mine if step.kind is StepKind.COMMIT or f"{step.stage}.{step.task}" in chosen]
+    return [*opened, *_committing(session, run, flow, plan, left).through(left, engine, fail_fast=fail_fast)]
+
+
 def _close(session: Session, run: Run, plan: Plan, id: str) -> StepReport:
     stage = id.removeprefix(CLOSE)
-    left = [row for row in _open_rows(session, run) if row.stage in plan.unit(stage)]
+    left = [row for row in session.catalog.generations() if row.run_id == run.id and row.state == "open" and row.stage in plan.unit(stage)]
     if left:
         steps.give_up(session, run, plan, stage)
     reason = ", ".join(f"{row.stage} g{row.number} given up" for row in left) or "nothing was open"
     return StepReport(id, Outcome.FINISHED, reason, stage)
 
 
-def _open_rows(session: Session, run: Run) -> list[GenerationRow]:
-    return [row for row in session.catalog.generations() if row.run_id == run.id and row.state == "open"]
+def _give_back(session: Session, run: Run, plan: Plan, stage: str) -> None:
+    try:
+        steps.give_up(session, run, plan, stage)
+    except PipedagError as error:
+        log.warning("The lease of stage %s could not be given back before the end of the run: %s", stage, error)
 
 
-def current_generations(session: Session, plan: Plan, wanted: Sequence[Step]) -> dict[str, int | None]:
-    """Return, of each stage that some steps commit, the current generation."""
-    stages = [stage for step in wanted if step.kind is StepKind.COMMIT and step.stage is not None for stage in plan.unit(step.stage)]
-    return {stage: session.catalog.current(stage) for stage in stages}
+def _report(session: Session, run: Run, unit: tuple[str, ...], reports: Sequence[StepReport]) -> StageReport:
+    commit = next((report for report in reports if report.outcome in (Outcome.COMMITTED, Outcome.UNCHANGED)), None)
+    if commit is None:
+        return StageReport(unit, tuple(reports))
+    if commit.outcome is Outcome.COMMITTED:
+        try:
+            refresh_names(session)
+        except PipedagError as error:
+            # The end of the run does it again, and says what is wrong then.
+            log.debug("Readable names could not be refreshed before the end of the run: %s", error)
+    return _described(session, run, unit, reports)
 
 
-def given_by(session: Session, run: Run, plan: Plan, step: Step, before: dict[str, int | None]) -> tuple[Given, ...]:
-    """Return what a step that went well gave: a task's tables and blobs, or all that a commit has made visible.
-
-    Args:
-        session, run, plan: As for `execute_step`.
-        step: The step.
-        before: For a commit: what `current_generations` returned before it.
-    """
-    if step.stage is None:
-        return ()
-    if step.kind is StepKind.TASK:
-        assert step.task is not None
-        found = session.catalog.inputs(run.id, [TaskKey(step.stage, step.task)])
-        return tuple(
-            _given(name, result.objects[id], step.stage, step.task, result.generation)
-            for result in found.values()
-            for name, id in result.result.entries.items()
-            if id in result.objects
-        )
-    if step.kind is not StepKind.COMMIT:
-        return ()
-    result: list[Given] = []
-    for stage in plan.unit(step.stage):
-        number = session.catalog.current(stage)
-        if number is None:
-            continue
-        previous = before.get(stage)
-        old = {} if previous is None else {name: item.identity for name, item in session.catalog.entries(stage, previous).items()}
-        owners = {name: item.task for item in session.catalog.results(stage, number) for name in item.entries}
-        for name, item in session.catalog.entries(stage, number).items():
-            result.append(_given(name, item, stage, owners.get(name, ""), number, changed=old.get(name) != item.identity))
-    return tuple(result)
-
-
-def _given(name: str, item: StoredObject, stage: str, task: str, generation: int, changed: bool | None = None) -> Given:
-    return Given(
-        stage=stage,
-        task=task,
-        name=name,
-        identity=item.identity,
-        rows=item.rows if isinstance(item, StoredTable) else None,
-        generation=generation,
-        changed=changed,
-        query=item.query if isinstance(item, StoredTable) else None,
-    )
+def _described(session: Session, run: Run, unit: tuple[str, ...], reports: Sequence[StepReport]) -> StageReport:
+    """Return the report of a unit that this run has committed, with what its stages hold since."""
+    # Asked again, a commit that was done says what it did.
+    done = session.catalog.commit(run.id, unit)
+    results = {
+        f"{stage}.{result.task}": result for stage, number in done.generations.items() for result in session.catalog.results(stage, number)
+    }
+    entries = {stage: session.catalog.entries(stage, number) for stage, number in done.generations.items()}
+    return StageReport(unit, tuple(reports), done.generations, done.changed, entries, results)

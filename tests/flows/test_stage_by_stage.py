@@ -159,6 +159,32 @@ def test_a_task_of_another_stage_cannot_be_chosen(flow, world, config):
     assert leases(config) == []
 
 
+def test_a_stage_takes_nothing_that_was_committed_for_another_wiring(config):
+    def made(number):
+        @materialize(version="1.0")
+        def raw(number) -> pl.DataFrame:
+            return pl.DataFrame({"x": [number]})
+
+        @materialize(version="1.0", input_type=pl.DataFrame)
+        def doubled(table) -> pl.DataFrame:
+            return table * STEP
+
+        with Flow("parts") as flow:
+            with Stage("source"):
+                table = raw(number)
+            with Stage("marts"):
+                doubled(table)
+        return flow
+
+    made(1).run(config=config)
+    flow = made(2)
+    for tasks in (None, ["marts.doubled"]):
+        report = execute_stage(flow.plan(), "marts", run_id="r", tasks=tasks, flow=flow, config=config)
+        (failure,) = report.failures
+        assert "needs the result of source.raw, which is not there for the flow as it is wired now" in str(failure.error)
+    assert leases(config) == []
+
+
 def test_a_plan_of_another_wiring_is_refused(flow, world, config):
     with Flow("parts") as other, Stage("source"):
         pass

@@ -70,6 +70,39 @@ TWO = SMALL.replace(
     with Stage("features"):""",
 )
 
+#: A table of others among a task's arguments, and one that only a run shows.
+READING = '''
+import pandas as pd
+
+from pipedag_core import ExternalTableReference, Flow, Stage, materialize
+
+
+@materialize(version="1.0")
+def orders():
+    """Say where the orders are."""
+    return ExternalTableReference("orders", "shop")
+
+
+@materialize(version="1.0", input_type=pd.DataFrame)
+def joined(customers, orders) -> pd.DataFrame:
+    """Join them."""
+    return customers.merge(orders, on="customer")
+
+
+with Flow("reading") as flow:
+    with Stage("raw"):
+        joined(ExternalTableReference("customers", "shop"), orders())
+'''
+
+READING_CONFIG = """
+name: reading
+instances:
+  full:
+    table_store:
+      class: parquet
+      args: {base_path: "store/{instance_id}", external_schemas: {shop: others}}
+"""
+
 PARQUET = """
 name: small
 instances:

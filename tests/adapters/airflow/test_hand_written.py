@@ -231,6 +231,56 @@ def test_openlineage_is_told_what_was_read_and_made(project, pipedag, load_dag):
     assert dag.get_task("features.total").get_openlineage_facets_on_complete(None) is None
 
 
+@pytest.fixture
+def reading(tmp_path):
+    """A project whose flow reads tables of others."""
+    import pandas as pd
+
+    folder = tmp_path / "reading"
+    (folder / "others").mkdir(parents=True)
+    (folder / "reading_flow.py").write_text(flows.READING)
+    (folder / "pipedag.yaml").write_text(flows.READING_CONFIG)
+    pd.DataFrame({"customer": [1, 2], "name": ["a", "b"]}).to_parquet(folder / "others" / "customers.parquet")
+    pd.DataFrame({"customer": [1, 1], "sum": [3.0, 4.0]}).to_parquet(folder / "others" / "orders.parquet")
+    return folder
+
+
+def inlets(dag):
+    return {task.task_id: [asset.uri for asset in task.inlets] for task in dag.tasks if task.inlets}
+
+
+def test_tables_of_others_are_inlets_and_those_that_a_run_shows_can_be_learned(reading, pipedag, load_dag, run_dag, tables_of):
+    generate = ("airflow", "generate", "reading_flow:flow", "--instance", "full", "-o", "dags")
+    pipedag(reading, *generate)
+    (dag,) = load_dag(reading / "dags").dags.values()
+    assert inlets(dag) == {"raw.joined": ["x-pipedag-external://full/shop/customers"]}
+    done, _ = run_dag(dag)
+    assert str(done.state) == "success"
+    found = tables_of(PipedagConfig(reading / "pipedag.yaml").get("full", "reading"))
+    assert found["raw"]["joined"].to_dicts() == [{"customer": 1, "name": "a", "sum": 3.0}, {"customer": 1, "name": "a", "sum": 4.0}]
+    pipedag(reading, *generate, "--learn", "full")
+    (dag,) = load_dag(reading / "dags").dags.values()
+    assert inlets(dag) == {
+        "raw.orders": ["x-pipedag-external://full/shop/orders"],
+        "raw.joined": ["x-pipedag-external://full/shop/customers"],
+    }
+    lineage = dag.get_task("raw.commit_stage").get_openlineage_facets_on_complete(None)
+    assert [(item.namespace, item.name) for item in lineage.inputs] == [
+        ("x-pipedag-external://full", "shop.orders"),
+        ("x-pipedag-external://full", "shop.customers"),
+    ]
+    assert [item.name for item in lineage.outputs] == ["raw.joined"]
+
+
+def test_a_flow_runs_when_somebody_announces_the_table_that_it_reads(reading, pipedag, load_dag):
+    settings = "    adapters: {airflow: {external: {shop.customers: x-shop://crm/customers}}}\n"
+    (reading / "pipedag.yaml").write_text(flows.READING_CONFIG + settings)
+    pipedag(reading, "airflow", "generate", "reading_flow:flow", "--instance", "full", "--on-asset", "x-shop://crm/customers", "-o", "dags")
+    (dag,) = load_dag(reading / "dags").dags.values()
+    assert inlets(dag) == {"raw.joined": ["x-shop://crm/customers"]}
+    assert [asset.uri for asset in dag.schedule] == ["x-shop://crm/customers"]
+
+
 # --- Kubernetes ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from pipedag_airflow.generate import Request, generate
 from pipedag_airflow.layout import Granularity, Role, lay_out
-from pipedag_airflow.names import Ids, asset_uri, identifier, run_id_of, safe_id, split_asset_uri
+from pipedag_airflow.names import Ids, asset_uri, external_uri, identifier, run_id_of, safe_id, split_asset_uri, split_external_uri
 from pipedag_airflow.options import Options, read_options
 from pipedag_airflow.render import literal
-from pipedag_core import Flow, GroupNode, Stage, materialize
+from pipedag_core import ExternalTableReference, Flow, GroupNode, Stage, View, materialize
 from pipedag_core.errors import ConfigError, FlowError
 
 PIPELINE = textwrap.dedent(
@@ -107,8 +107,17 @@ def test_an_assets_uri_can_be_read_back(flow, stage, table):
     assert split_asset_uri(uri) == (flow, "full", stage, table)
 
 
+@given(st.text(min_size=1), st.text(min_size=1), st.text(min_size=1).filter(lambda name: "." not in name))
+def test_a_uri_of_a_table_of_others_can_be_read_back(instance, schema, name):
+    uri = external_uri(instance, f"{schema}.{name}")
+    assert uri.isascii()
+    assert split_external_uri(uri) == (instance, f"{schema}.{name}")
+    assert split_asset_uri(uri) is None
+
+
 def test_a_foreign_uri_is_none_of_ours():
     assert split_asset_uri("s3://bucket/a/b/c") is None
+    assert split_external_uri("s3://bucket/a/b") is None
 
 
 @given(st.text(min_size=1))
@@ -179,6 +188,47 @@ def test_tables_are_assets_of_the_commit_and_a_task_stands_for_unknown_ones(plan
         "x-pipedag://demo/full/inner/work",
         "x-pipedag://demo/full/outer/model",
     )
+
+
+@pytest.fixture
+def reading_plan():
+    """A flow that reads tables of others, one of them in a view."""
+
+    @materialize
+    def load(table):
+        pass
+
+    customers, orders = ExternalTableReference("customers", "crm"), ExternalTableReference("orders", "/data/shop")
+    with Flow("reading") as flow, Stage("raw"):
+        load({"a": [customers, customers]})
+        load(View(src=orders, limit=10))
+        load(1)
+    return flow.plan("full")
+
+
+CUSTOMERS, ORDERS = "x-pipedag-external://full/crm/customers", "x-pipedag-external://full/%2Fdata%2Fshop/orders"
+
+
+@pytest.mark.parametrize(
+    ("granularity", "inlets"),
+    [
+        ("task", {"raw.load": (CUSTOMERS,), "raw.load_2": (ORDERS,)}),
+        ("stage", {"raw": (CUSTOMERS, ORDERS)}),
+        ("flow", {"reading": (CUSTOMERS, ORDERS)}),
+    ],
+)
+def test_tables_of_others_are_assets_that_go_into_what_reads_them(reading_plan, granularity, inlets):
+    layout = lay_out(reading_plan, Granularity(granularity))
+    assert {node.full_id: node.inlets for node in layout.nodes if node.inlets} == inlets
+
+
+def test_the_configuration_says_under_which_uri_others_announce_a_table(reading_plan):
+    options = read_options({"external": {"crm.customers": "postgres://crm:5432/sales/crm/customers"}}, reading_plan)
+    assert lay_out(reading_plan, options=options).node("raw.load").inlets == ("postgres://crm:5432/sales/crm/customers",)
+    with pytest.raises(ConfigError, match=r"external\.crm\.customers must be the URI of an Asset"):
+        read_options({"external": {"crm.customers": "customers"}}, reading_plan)
+    with pytest.raises(ConfigError, match=r"external must be a mapping"):
+        read_options({"external": ["crm.customers"]}, reading_plan)
 
 
 def test_the_order_is_that_of_the_plan(plan):
