@@ -13,7 +13,7 @@ EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-mlflow test property crash stress types check bench bench-airflow format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow check-airflow
+.PHONY: help setup demo demo-mlflow test property crash stress types check bench bench-airflow format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow look-dagster check-airflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,14 @@ dags: $(READY) ## Generate the DAG files of the example anew; CHECK=--check says
 
 look-airflow: $(AIRFLOW_READY) ## Take the picture of the flights' graph in Airflow for the docs; needs Chromium (a minute)
 	PYTHONPATH=. $(AIRFLOW)/bin/python tests/adapters/airflow/look.py docs/images/airflow-graph.png
+
+look-dagster: $(VENV)/.ready-ui ## Look at the flights in `dagster dev`, and take the pictures for the docs; needs Chromium (two minutes)
+	PYTHONPATH=.:adapters $(BIN)/python tests/adapters/dagster/look.py docs/images/dagster-assets.png docs/images/dagster-asset.png
+
+# Dagster's pages are needed to look at them only.
+$(VENV)/.ready-ui: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dagster-ui]'
+	@touch $@
 
 check-airflow: $(READY) $(AIRFLOW_READY) ## Check the types of the Airflow adapter
 	$(BIN)/basedpyright -p adapters/pipedag_airflow --pythonpath $(AIRFLOW)/bin/python

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
@@ -15,6 +15,7 @@ from pipedag_dagster.props import TableProps
 
 PRIMARY_KEY: Final = "primary_key"
 NOT_NULL: Final = "not_null"
+CONTRACT: Final = "contract"
 
 
 def check_specs(key: dg.AssetKey, table: TableProps) -> list[dg.AssetCheckSpec]:
@@ -26,6 +27,9 @@ def check_specs(key: dg.AssetKey, table: TableProps) -> list[dg.AssetCheckSpec]:
     if table.facts.non_nullable:
         told = f"No nulls in {', '.join(table.facts.non_nullable)}."
         found.append(dg.AssetCheckSpec(NOT_NULL, asset=key, description=told, blocking=True, metadata=_columns(table.facts.non_nullable)))
+    if table.facts.contract:
+        told = f"The rows keep the contract {table.facts.contract}."
+        found.append(dg.AssetCheckSpec(CONTRACT, asset=key, description=told, blocking=True, metadata={"contract": table.facts.contract}))
     return found
 
 
@@ -36,14 +40,14 @@ def _columns(names: tuple[str, ...]) -> dict[str, list[str]]:
 def passed(key: dg.AssetKey, table: TableProps, selected: AbstractSet[dg.AssetCheckKey]) -> list[dg.AssetCheckResult]:
     """Return the results of the checks of a committed table."""
     return [
-        dg.AssetCheckResult(passed=True, asset_key=key, check_name=spec.name, metadata={**_columns_of(spec), "failing_rows": 0})
+        dg.AssetCheckResult(passed=True, asset_key=key, check_name=spec.name, metadata={**_said(spec), "failing_rows": 0})
         for spec in check_specs(key, table)
         if dg.AssetCheckKey(key, spec.name) in selected
     ]
 
 
-def _columns_of(spec: dg.AssetCheckSpec) -> dict[str, list[str]]:
-    return {"columns": list(spec.metadata["columns"])}
+def _said(spec: dg.AssetCheckSpec) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in spec.metadata.items()}
 
 
 def failed(job: FlowJob, report: StageReport, selected: AbstractSet[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckResult]:
@@ -54,20 +58,28 @@ def failed(job: FlowJob, report: StageReport, selected: AbstractSet[dg.AssetChec
             continue
         name, counts, table = found
         for key, known in job.tables.items():
-            fits = known.task.id == f"{failure.stage}.{failure.task}" and table in (None, known.name)
+            fits = known.task.id == f"{failure.stage}.{failure.task}" and (known.kind == "task" or table in (None, known.name))
+            fits &= name != CONTRACT or counts["contract"] == known.facts.contract
             if fits and dg.AssetCheckKey(key, name) in selected:
                 yield dg.AssetCheckResult(
                     passed=False, asset_key=key, check_name=name, metadata=counts, description=failure.message.partition("\n")[0]
                 )
 
 
-def _broken(failure: StepReport) -> tuple[str, dict[str, int], str | None] | None:
+def _broken(failure: StepReport) -> tuple[str, dict[str, Any], str | None] | None:
     """Return which promise was broken, how often, and by which table; None if the task failed because of something else."""
     error = failure.error
     if not isinstance(error, MaterializationError):
         return None
     facts = vars(error)
     table = facts.get("table")
+    if isinstance(contract := facts.get("contract"), str):
+        # Without counts, the columns are others.
+        rules: dict[str, int] = facts.get("failing", {})
+        counts = (
+            {"failing_rows": max(rules.values()), **{f"rows that break {rule}": count for rule, count in rules.items()}} if rules else {}
+        )
+        return CONTRACT, {"contract": contract, **counts}, table
     if isinstance(nulls := facts.get("nulls"), dict):
         return NOT_NULL, {"failing_rows": max(nulls.values()), **{f"nulls in {column}": count for column, count in nulls.items()}}, table
     if "keys" in facts and "key" in facts:

@@ -17,7 +17,7 @@ from pipedag_dagster.automation import flow_jobs
 from pipedag_dagster.jobs import FlowJob
 from pipedag_dagster.props import FlowState, TableProps, known_tables
 from pipedag_dagster.sensors import finish_sensors, outside_runs_sensor
-from pipedag_dagster.states import learned, load_state, source_root
+from pipedag_dagster.states import annotated, learned, load_state, source_root
 from pipedag_dagster.translator import PipedagTranslator
 
 
@@ -181,7 +181,7 @@ def _state_and_settings(
         return FlowState(flow), configuration(config, instance or flow.instance, flow.flow)
     context = configuration(config, instance, flow.name)
     made = flow.plan(context.instance_name)
-    return (FlowState(made) if learn is None else learned(made, configuration(config, learn, flow.name))), context
+    return (annotated(flow, made) if learn is None else learned(made, configuration(config, learn, flow.name))), context
 
 
 def _by_key(tables: Sequence[TableProps], translator: PipedagTranslator) -> dict[dg.AssetKey, TableProps]:

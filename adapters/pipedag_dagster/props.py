@@ -14,17 +14,19 @@ from pipedag_dagster.places import address, schema_of, store_kind
 @final
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """What is known of a table, or blob, because it was stored once.
+    """What is known of a table, or blob, because it was stored once, or its task is annotated so.
 
     Attributes:
         kind: "table" or "blob".
         primary_key: Columns that the task has declared so.
         non_nullable: Columns that were declared to hold no nulls, those of the primary key included.
+        contract: Name of its row contract; "" without one.
     """
 
     kind: str = "table"
     primary_key: tuple[str, ...] = ()
     non_nullable: tuple[str, ...] = ()
+    contract: str = ""
 
 
 _UNKNOWN = TableFacts()

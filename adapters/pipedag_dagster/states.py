@@ -15,7 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from pipedag_core import ConfigContext, PipedagConfig, Plan
+from pipedag_core import ConfigContext, Flow, PipedagConfig, Plan
+from pipedag_core.define.contracts import contract_in
 from pipedag_core.errors import ConfigError, PlanMismatch
 from pipedag_core.naming import file_segment
 from pipedag_core.ports.data import StoredTable
@@ -49,7 +50,7 @@ def from_json(text: str, where: str) -> FlowState:
         return FlowState(
             Plan.from_parsed(raw["plan"]),
             {
-                name: TableFacts(facts["kind"], tuple(facts["primary_key"]), tuple(facts["non_nullable"]))
+                name: TableFacts(facts["kind"], tuple(facts["primary_key"]), tuple(facts["non_nullable"]), facts.get("contract", ""))
                 for name, facts in raw["facts"].items()
             },
             {task: tuple(tables) for task, tables in raw["reads"].items()},
@@ -213,6 +214,17 @@ def make_state(reference: str, config: PipedagConfig | None, context: ConfigCont
     return from_json(done.stdout, f"what was made of {reference}")
 
 
+def annotated(flow: Flow, plan: Plan) -> FlowState:
+    """Return a plan together with the row contracts that stand in the annotations of tasks that return one table."""
+    facts: dict[str, TableFacts] = {}
+    for task, known in zip(flow.tasks, plan.tasks, strict=True):
+        contract = contract_in(task.function.returns)
+        names = known.outputs or (known.task,)
+        if contract is not None and len(names) == 1:
+            facts[f"{known.stage}.{names[0]}"] = TableFacts(contract=contract.__name__)
+    return FlowState(plan, facts)
+
+
 def learned(plan: Plan, context: ConfigContext) -> FlowState:
     """Return a plan together with what an instance's current generations teach: names, declared options, which tables tasks really read.
 
@@ -248,7 +260,7 @@ def learned(plan: Plan, context: ConfigContext) -> FlowState:
                 for name in result.entries:
                     item = entries[name]
                     facts[f"{stage.name}.{name}"] = (
-                        TableFacts("table", item.options.primary_key, _filled(item))
+                        TableFacts("table", item.options.primary_key, _filled(item), item.options.contract.partition(":")[0])
                         if isinstance(item, StoredTable)
                         else TableFacts("blob")
                     )
@@ -297,7 +309,7 @@ def main(arguments: Sequence[str]) -> None:
     with redirect_stdout(sys.stderr):
         flow, _, context = find_flow(given.reference, config, given.instance)
         plan = flow.plan(context.instance_name, given.reference)
-        state = FlowState(plan) if given.learn is None else learned(plan, config.get(given.learn, flow.name))
+        state = annotated(flow, plan) if given.learn is None else learned(plan, config.get(given.learn, flow.name))
         state = replace(state, sources=_sources(given.reference))
     sys.stdout.write(to_json(state))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import dagster as dg
 
+from pipedag_core.config.wire import open_catalog
 from pipedag_core.hashing import digest
 from pipedag_core.plan.model import PlanTask
 from pipedag_core.ports.catalogs import TaskResult
@@ -15,7 +17,7 @@ from pipedag_core.ports.data import ExternalTable, StoredBlob, StoredObject, Sto
 from pipedag_core.ports.events import StageReport, StepReport
 from pipedag_core.runner import column_lineage, first_rows
 from pipedag_dagster.jobs import FlowJob
-from pipedag_dagster.places import address, schema_of, store_kind
+from pipedag_dagster.places import address, schema_of
 from pipedag_dagster.props import TableProps
 
 #: Characters of a query that are shown; events are kept in a database.
@@ -143,7 +145,6 @@ def _of_object(job: FlowJob, stored: StoredObject, name: str, stage: str) -> dic
         "dagster/column_schema": column_schema(stored),
         "dagster/table_name": f"{schema_of(job.context, stage)}.{name}",
         "dagster/uri": base,
-        "dagster/storage_kind": store_kind(job.context),
     }
     if stored.rows is not None:
         facts["dagster/row_count"] = stored.rows
@@ -184,9 +185,11 @@ def schema_of_columns(columns: Iterable[tuple[str, str]]) -> dg.TableSchema:
 def _lineage(job: FlowJob, report: StageReport) -> dict[str, dict[str, Any]]:
     """Return id -> what its columns are computed from, of tables made by queries, as metadata; as far as they come from tables that are assets."""
     tables = [item for entries in report.entries.values() for item in entries.values() if isinstance(item, StoredTable)]
-    keys = {(table.stage, table.name): key for key, table in job.tables.items()}
+    traced = column_lineage(job.context, tables)
+    read = {(stage, table) for columns in traced.values() for sources in columns.values() for stage, table, _ in sources}
+    keys = _keys_of(job, read)
     found: dict[str, dict[str, Any]] = {}
-    for id, columns in column_lineage(job.context, tables).items():
+    for id, columns in traced.items():
         deps = {
             column: [dg.TableColumnDep(keys[stage, table], source) for stage, table, source in sources if (stage, table) in keys]
             for column, sources in columns.items()
@@ -195,6 +198,26 @@ def _lineage(job: FlowJob, report: StageReport) -> dict[str, dict[str, Any]]:
             told = {column: some for column, some in deps.items() if some}
             found[id] = {"dagster/column_lineage": dg.TableColumnLineage(told)}
     return found
+
+
+def _keys_of(job: FlowJob, tables: AbstractSet[tuple[str, str]]) -> dict[tuple[str, str], dg.AssetKey]:
+    """Return stage and name of tables -> their assets; the asset stands for the task where a plan does not know the name of its only table."""
+    keys = {(table.stage, table.name): key for key, table in job.tables.items() if table.kind != "task"}
+    stages = {stage for stage, name in tables if (stage, name) not in keys}
+    of_task = {table.task.id: key for key, table in job.tables.items() if table.kind == "task" and table.stage in stages}
+    if not of_task:
+        return keys
+    catalog = open_catalog(job.context, read_only=True)
+    try:
+        for stage in stages:
+            number = catalog.current(stage)
+            for result in () if number is None else catalog.results(stage, number):
+                if len(result.entries) == 1 and (key := of_task.get(f"{stage}.{result.task}")) is not None:
+                    [name] = result.entries
+                    keys.setdefault((stage, name), key)
+    finally:
+        catalog.close()
+    return keys
 
 
 def _only(lineage: Mapping[str, dict[str, Any]], result: TaskResult, entries: Mapping[str, StoredObject]) -> dict[str, Any]:

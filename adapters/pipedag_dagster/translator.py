@@ -80,12 +80,12 @@ class PipedagTranslator:
         return table.task.version if table.task.version not in ("", "AUTO_VERSION") else None
 
     def get_metadata(self, table: TableProps) -> Mapping[str, Any]:
-        """Return what is known before a run; columns, rows, address and the like come with a table once it is there."""
-        return {
-            "pipedag/flow": f"{table.flow}, instance {table.instance}",
-            "pipedag/task": table.task.id,
-            "pipedag/cached_by": table.task.cached_by,
-        }
+        """Return what is known before a run: whose task makes it, and for a table its name and address, which Dagster shows as its storage."""
+        known = {"pipedag/task": f"{table.task.id} of flow {table.flow}, instance {table.instance}"}
+        if table.kind == "table":
+            known["dagster/table_name"] = ".".join(table.uri.rsplit("/", 2)[1:])
+            known["dagster/uri"] = table.uri
+        return known
 
     def get_automation_condition(self, table: TableProps) -> dg.AutomationCondition[Any] | None:
         """Return when Dagster should materialize the table by itself."""
