@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -46,6 +46,8 @@ from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
 ORCHESTRATED_TTL_S = 6 * 3600.0
+#: What runs are called by which no flow, but `put_table`, writes a stage.
+PUT = "put"
 
 
 def run_flow(
@@ -393,16 +395,34 @@ def put_table(
     Returns:
         What became of it. What failed is in its reports and is not raised.
     """
+    return put_tables(
+        stage, {name: lambda: value}, config=config, instance=instance, note=note or f"put {stage}.{name}", external_id=external_id
+    )
+
+
+def put_tables(
+    stage: str,
+    made_by: Mapping[str, Callable[[], Any]],
+    *,
+    config: PipedagConfig | ConfigContext | None = None,
+    instance: str | None = None,
+    note: str = "",
+    external_id: str = "",
+) -> StageReport:
+    """Write several tables, or other objects, into one stage and commit it with all of them; else as `put_table`.
+
+    Args:
+        made_by: Readable name -> function that returns the value. It is called when no other run can write the stage, so that it may read what the
+            table holds, and give back what it shall hold.
+        stage, config, instance, note, external_id: As for `put_table`.
+    """
     context = configuration(config, instance, None)
-    with Flow("put") as flow, Stage(stage) as made:
-
-        @materialize(name=name)
-        def put() -> Any:
-            return _kept(context, value)
-
-        put()
+    with Flow(PUT) as flow, Stage(stage) as made:
+        for name, make in made_by.items():
+            _putting(context, name, make)()
     plan = compile_flow(flow, context.instance_name)
-    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, this_process(note or f"put {stage}.{name}"), context.lease_ttl)
+    owner = this_process(note or f"put {', '.join(made_by)} into {stage}")
+    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, owner, context.lease_ttl)
     with open_session(context) as session:
         session.catalog.begin_run(replace(info, external_id=external_id))
         run = Run(info, RunOptions(), memory=RunMemory(session.catalog, info.run_id, remembers=True))
@@ -413,6 +433,16 @@ def put_table(
             state = "succeeded" if report.is_committed else "failed"
             steps.execute_step(session, run, flow, plan, plan.step("finish"), state=state)
     return report
+
+
+def _putting(context: ConfigContext, name: str, make: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a task that gives what a function returns."""
+
+    @materialize(name=name)
+    def put() -> Any:
+        return _kept(context, make())
+
+    return put
 
 
 def _kept(context: ConfigContext, value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Where a production flow that is called as a command takes its inputs from, and where its outputs go: files, and tables of an instance.
 
 Files are Parquet, CSV or Arrow IPC, by their ending. A file is written under another name and then moved over, so that readers see all of it or what
-was there before; all outputs are computed before any is written.
+was there before; tables change all at once, before files do. All outputs are computed before any is written.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from pipedag_core.config.context import ConfigContext
 from pipedag_core.config.wire import open_catalog, open_table_store
 from pipedag_core.errors import ConfigError, InputMismatch
 from pipedag_core.ports.data import BatchSource, Form, StoredTable
+from pipedag_core.production.into_tables import TABLE, Slice, places_of, write
 
 if TYPE_CHECKING:
     from pipedag_core.production.flow import ProductionFlow
 
-#: What a place begins with that is a table of an instance: `table:stage.name`.
-TABLE: Final = "table:"
 _READ: Final[Mapping[str, Callable[[Path], pa.Table]]] = {
     ".parquet": pq.read_table,
     ".csv": csv.read_csv,
@@ -41,15 +40,20 @@ _WRITE: Final[Mapping[str, Callable[[pa.Table, Path], Any]]] = {
 
 
 def score(
-    prod: ProductionFlow, inputs: Mapping[str, str], outputs: Mapping[str, str], context: Callable[[], ConfigContext]
+    prod: ProductionFlow,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    context: Callable[[], ConfigContext],
+    part: Slice | None = None,
 ) -> dict[str, int]:
     """Run a production flow from places to places.
 
     Args:
         prod: The production flow.
         inputs: Name of an input (`clean.flights`) -> its place: a file, or `table:stage.name`.
-        outputs: Name of an output -> the file it goes to.
-        context: Called for the instance whose tables are read, if any is.
+        outputs: Name of an output -> its place: a file, or `table:stage.name`. All tables are in one stage.
+        context: Called for the instance whose tables are read or written, if any are.
+        part: The rows of this run in tables that others write, too; None if an output is all of its table.
 
     Returns:
         Name of each output -> its rows.
@@ -58,8 +62,12 @@ def score(
         ConfigError: A place is of no kind that is known, or there is no such table or file.
         InputMismatch: An input is missing or unlike that in training, or an output is no table.
     """
-    for path in outputs.values():
-        _of_ending(_WRITE, Path(path))
+    stage, names = places_of(outputs)
+    files = {name: Path(place) for name, place in outputs.items() if name not in names}
+    for path in files.values():
+        _of_ending(_WRITE, path)
+    if part is not None and not names:
+        raise ConfigError(f"--slice {part.column}={part.value} is for outputs that are tables: --output NAME=table:STAGE.TABLE.")
     given: dict[str, Any] = {}
     for name, place in inputs.items():
         _put(given, name, _read_table(place.removeprefix(TABLE), context()) if place.startswith(TABLE) else _read_file(Path(place)))
@@ -67,10 +75,14 @@ def score(
     tables: dict[str, pa.Table] = {}
     for name, value in found.items():
         if not prod.is_frame(value):
-            raise InputMismatch(f"Output {name!r} is a {type(value).__name__}, not a table, so it cannot go to a file.", problems=(name,))
+            raise InputMismatch(
+                f"Output {name!r} is a {type(value).__name__}, not a table, so it cannot go to a file or table.", problems=(name,)
+            )
         tables[name] = prod.to_arrow(value)
-    for name, table in tables.items():
-        _write_file(table, Path(outputs[name]))
+    if names:
+        write(tables, stage, names, part, context())
+    for name, path in files.items():
+        _write_file(tables[name], path)
     return {name: table.num_rows for name, table in tables.items()}
 
 
