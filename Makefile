@@ -45,7 +45,7 @@ $(MLFLOW_READY): $(READY) constraints-mlflow.txt
 	test -x $(MLFLOW)/bin/python || $(BIN)/python -m venv $(MLFLOW)
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
 	  > "$$($(MLFLOW)/bin/python -c 'import site; print(site.getsitepackages()[0])')/behind.pth"
-	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-mlflow.txt -e '.[mlflow]'
+	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-mlflow.txt -e '.[test-mlflow]'
 	env -u PYTHONDONTWRITEBYTECODE $(MLFLOW)/bin/python -m compileall -q -j 2 $(MLFLOW)/lib > $(MLFLOW)/compile.log 2>&1 || true
 	@touch $@
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from inspect import isclass, signature
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.catalogs.owner import lives, many_processes, this_process
@@ -24,7 +25,7 @@ from pipedag_core.define.flow import Flow, Stage
 from pipedag_core.define.refs import Reference
 from pipedag_core.define.task import materialize
 from pipedag_core.define.values import Blob, Table
-from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, RunError, StoredDataMissing
+from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, StoredDataMissing, UnsupportedByStore
 from pipedag_core.naming import normalize
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
@@ -48,6 +49,9 @@ from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 ORCHESTRATED_TTL_S = 6 * 3600.0
 #: What runs are called by which no flow, but `put_table`, writes a stage.
 PUT = "put"
+
+#: Flow -> digest of its wiring.
+_SEEN: WeakKeyDictionary[Flow, str] = WeakKeyDictionary()
 
 
 def run_flow(
@@ -372,57 +376,47 @@ def output_from_store(
             session.catalog.finish_run(info.run_id, "succeeded")
 
 
-def put_table(
-    stage: str,
-    name: str,
-    value: Any,
-    *,
-    config: PipedagConfig | ConfigContext | None = None,
-    instance: str | None = None,
-    note: str = "",
-    external_id: str = "",
-) -> StageReport:
-    """Write one table, or other object, that no flow makes, and commit its stage with it; what else the stage holds stays.
-
-    Args:
-        stage: Name of the stage. A flow that has a stage of this name replaces all of it with its next commit.
-        name: Readable name of the table.
-        value: A frame of any library, a query, a `Table`, or any other object, which is kept as a blob.
-        config, instance: As in `run_flow`.
-        note: Who is at work, for those who wait for a lease.
-        external_id: The orchestrator's own id of what writes it.
-
-    Returns:
-        What became of it. What failed is in its reports and is not raised.
-    """
-    return put_tables(
-        stage, {name: lambda: value}, config=config, instance=instance, note=note or f"put {stage}.{name}", external_id=external_id
-    )
+def put_table(stage: str, name: str, value: Any, **options: Any) -> StageReport:
+    """Write one table, or other object, that no flow makes, and commit its stage with it; see `put_tables`."""
+    return put_tables(stage, {name: value}, **options)
 
 
 def put_tables(
     stage: str,
-    made_by: Mapping[str, Callable[[], Any]],
+    values: Mapping[str, Any],
     *,
     config: PipedagConfig | ConfigContext | None = None,
     instance: str | None = None,
     note: str = "",
     external_id: str = "",
+    adjust: Callable[[str, Any], Any] | None = None,
 ) -> StageReport:
-    """Write several tables, or other objects, into one stage and commit it with all of them; else as `put_table`.
+    """Write tables, or other objects, that no flow makes, and commit their stage with all of them; what else the stage holds stays.
 
     Args:
-        made_by: Readable name -> function that returns the value. It is called when no other run can write the stage, so that it may read what the
-            table holds, and give back what it shall hold.
-        stage, config, instance, note, external_id: As for `put_table`.
+        stage: Name of the stage. A flow that has a stage of this name replaces all of it with its next commit.
+        values: Readable name of a table -> a frame of any library, a query, a `Table`, or any other object, which is kept as a blob.
+        config, instance: As in `run_flow`.
+        note: Who is at work, for those who wait for a lease.
+        external_id: The orchestrator's own id of what writes it.
+        adjust: Called with name and value when no other run can write the stage any more, so that it may read what the table holds; what it returns is
+            written.
+
+    Returns:
+        What became of it. What failed is in its reports and is not raised.
     """
     context = configuration(config, instance, None)
     with Flow(PUT) as flow, Stage(stage) as made:
-        for name, make in made_by.items():
-            _putting(context, name, make)()
+        for name in values:
+
+            @materialize(name=name)
+            def put(name: str = name) -> Any:
+                return _kept(context, values[name] if adjust is None else adjust(name, values[name]))
+
+            put()
     plan = compile_flow(flow, context.instance_name)
-    owner = this_process(note or f"put {', '.join(made_by)} into {stage}")
-    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, owner, context.lease_ttl)
+    note = note or f"put {', '.join(f'{stage}.{name}' for name in values)}"
+    info = _info(plan, context, RunOptions(), uuid.uuid4().hex, this_process(note), context.lease_ttl)
     with open_session(context) as session:
         session.catalog.begin_run(replace(info, external_id=external_id))
         run = Run(info, RunOptions(), memory=RunMemory(session.catalog, info.run_id, remembers=True))
@@ -433,16 +427,6 @@ def put_tables(
             state = "succeeded" if report.is_committed else "failed"
             steps.execute_step(session, run, flow, plan, plan.step("finish"), state=state)
     return report
-
-
-def _putting(context: ConfigContext, name: str, make: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a task that gives what a function returns."""
-
-    @materialize(name=name)
-    def put() -> Any:
-        return _kept(context, make())
-
-    return put
 
 
 def _kept(context: ConfigContext, value: Any) -> Any:
@@ -488,12 +472,37 @@ def first_rows(config: PipedagConfig | ConfigContext | None, tables: Sequence[St
     return found
 
 
-def materialize_table(table: Any, **options: Any) -> Any:
+def column_lineage(
+    config: PipedagConfig | ConfigContext | None, tables: Sequence[StoredTable]
+) -> Mapping[str, Mapping[str, Sequence[tuple[str, str, str]]]]:
+    """Return id -> column -> the columns (stage, table, column) that it is computed from, of stored tables that a query made.
+
+    What the query's text does not tell is left out. Tables that it reads are looked at as they are committed now.
+    """
+    made = [(table, table.query) for table in tables if table.query is not None]
+    if not made:
+        return {}
+    from pipedag_core.stores.column_lineage import column_sources
+
+    with open_session(configuration(config, None, None)) as session:
+        dialect = session.tables.capabilities.dialect
+        known = {
+            stage: {name: item.schema.names for name, item in entries.items() if isinstance(item, StoredTable)}
+            for stage, entries in session.catalog.shown().items()
+        }
+    return {table.id: column_sources(query, dialect, table.schema.names, known) for table, query in made}
+
+
+def materialize_table(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
     """Write a table at once, inside a task; see `Table.materialize`."""
     context = executing.get()
-    if context is None:
-        raise RunError("Table.materialize() works inside a running task. Outside of one, return the table from a task.")
-    return context.materialize(table, **options)
+    if context is not None:
+        return context.materialize(table, return_as_type=return_as_type, config_context=config_context, schema=schema)
+    if config_context is not None or schema is not None:
+        raise UnsupportedByStore(
+            "Table.materialize() writes nothing outside of a run. Run the task in a flow, or leave out config_context and schema."
+        )
+    return tuple(table.obj for _ in return_as_type) if isinstance(return_as_type, (tuple, list)) else table.obj
 
 
 def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> int:
@@ -662,7 +671,11 @@ def _checked_code(plan: Plan, context: ConfigContext, flow: Flow | None) -> Flow
         PlanMismatch: It is wired differently.
     """
     code = flow or _load(plan, context)
-    refuse_drift(compile_flow(code, plan.instance, plan.source), plan.digest, [step.id for step in plan.steps])
+    # A flow cannot be changed once it is declared, and orchestrators come back with it for every stage.
+    if _SEEN.get(code) != plan.digest:
+        found = compile_flow(code, plan.instance, plan.source)
+        refuse_drift(found, plan.digest, [step.id for step in plan.steps])
+        _SEEN[code] = found.digest
     return code
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipedag_dagster.props import TableProps as TableProps
     from pipedag_dagster.resource import PipedagIOManager as PipedagIOManager
     from pipedag_dagster.resource import PipedagResource as PipedagResource
+    from pipedag_dagster.scoring import build_scoring_assets as build_scoring_assets
     from pipedag_dagster.translator import PipedagTranslator as PipedagTranslator
 
 _HOME = {
@@ -26,6 +27,7 @@ _HOME = {
     "TableProps": "props",
     "build_assets": "definitions",
     "build_definitions": "definitions",
+    "build_scoring_assets": "scoring",
     "eager_when_changed": "automation",
 }
 
@@ -37,6 +39,7 @@ __all__ = [
     "TableProps",
     "build_assets",
     "build_definitions",
+    "build_scoring_assets",
     "eager_when_changed",
 ]
 

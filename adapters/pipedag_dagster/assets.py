@@ -29,8 +29,10 @@ def stage_assets(job: FlowJob, options: StepOptions) -> list[dg.AssetsDefinition
     """Return one multi-asset for each unit of stages that has assets."""
     specs: dict[str, list[dg.AssetSpec]] = {}
     checks: dict[str, list[dg.AssetCheckSpec]] = {}
+    # Tables are read by more than one other, and Dagster looks closely at each dependency that it is given as a key.
+    deps = {key: dg.AssetDep(key) for key in job.tables}
     for key, table in job.tables.items():
-        specs.setdefault(table.unit, []).append(job.translator.get_asset_spec(table, job.deps[key]))
+        specs.setdefault(table.unit, []).append(job.translator.get_asset_spec(table, [deps[other] for other in job.deps[key]]))
         checks.setdefault(table.unit, []).extend(check_specs(key, table))
     return [_stage(job, unit, found, checks[unit], options) for unit, found in specs.items()]
 

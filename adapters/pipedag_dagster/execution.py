@@ -46,7 +46,7 @@ def carry_out(context: dg.AssetExecutionContext, job: FlowJob, unit: str) -> Ite
         )
     except PipedagError as error:
         finish_if_last(context, job, unit, run_id)
-        raise _lasting(error) from error
+        raise lasting(error) from error
     except BaseException:
         finish_if_last(context, job, unit, run_id)
         raise
@@ -95,10 +95,11 @@ def _failure(context: dg.AssetExecutionContext, report: StageReport) -> BaseExce
     error = failures[0].error if failures else None
     if error is None:
         return dg.Failure(f"Stage {report.stages[0]} was not committed.", metadata={"steps": [item.step for item in report.reports]})
-    return _lasting(error) if isinstance(error, PipedagError) else error
+    return lasting(error) if isinstance(error, PipedagError) else error
 
 
-def _lasting(error: PipedagError) -> BaseException:
+def lasting(error: PipedagError) -> BaseException:
+    """Return what an op raises for an error of ours: one that is there again when nothing is changed is not to be tried again."""
     if not isinstance(error, _LASTING):
         return error
     failure = dg.Failure("\n".join([str(error), *getattr(error, "__notes__", ())]), allow_retries=False)

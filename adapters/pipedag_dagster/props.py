@@ -27,6 +27,9 @@ class TableFacts:
     non_nullable: tuple[str, ...] = ()
 
 
+_UNKNOWN = TableFacts()
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class FlowState:
@@ -82,13 +85,14 @@ def known_tables(state: FlowState, config: ConfigContext) -> list[TableProps]:
     """Return what there will be an asset for, in wiring order: every table or blob whose name is known, else every task."""
     units = {stage.name: stage.unit for stage in state.plan.stages}
     store, base = store_kind(config), address(config)
+    places = {stage: f"{base}/{schema_of(config, stage)}" for stage in units}
     found: list[TableProps] = []
     for task in state.plan.tasks:
         names = task.outputs or (task.task,)
         for name in names:
-            facts = state.facts.get(f"{task.stage}.{name}", TableFacts())
+            facts = state.facts.get(f"{task.stage}.{name}", _UNKNOWN)
             kind = facts.kind if task.outputs else "task"
-            uri = f"{base}/{schema_of(config, task.stage)}/{name}"
+            uri = f"{places[task.stage]}/{name}"
             found.append(
                 TableProps(state.plan.flow, config.instance_name, task.stage, units[task.stage], name, task, kind, store, uri, facts)
             )

@@ -45,9 +45,9 @@ def from_json(text: str, where: str) -> FlowState:
     try:
         raw: Any = json.loads(text)
         if "plan" not in raw:
-            return FlowState(Plan.from_json(text))
+            return FlowState(Plan.from_parsed(raw))
         return FlowState(
-            Plan.from_json(json.dumps(raw["plan"])),
+            Plan.from_parsed(raw["plan"]),
             {
                 name: TableFacts(facts["kind"], tuple(facts["primary_key"]), tuple(facts["non_nullable"]))
                 for name, facts in raw["facts"].items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -13,9 +13,9 @@ from pipedag_core.plan.model import PlanTask
 from pipedag_core.ports.catalogs import TaskResult
 from pipedag_core.ports.data import ExternalTable, StoredBlob, StoredObject, StoredTable
 from pipedag_core.ports.events import StageReport, StepReport
-from pipedag_core.runner import first_rows
+from pipedag_core.runner import column_lineage, first_rows
 from pipedag_dagster.jobs import FlowJob
-from pipedag_dagster.places import address, schema_of
+from pipedag_dagster.places import address, schema_of, store_kind
 from pipedag_dagster.props import TableProps
 
 #: Characters of a query that are shown; events are kept in a database.
@@ -50,6 +50,7 @@ def told(job: FlowJob, report: StageReport, done: Mapping[str, StepReport]) -> I
     """
     keys = {(table.task.id, table.name): key for key, table in job.tables.items()}
     previews = _previews(job, report)
+    lineage = _lineage(job, report)
     for task in job.plan.tasks:
         result = report.results.get(task.id)
         if result is None:
@@ -57,12 +58,12 @@ def told(job: FlowJob, report: StageReport, done: Mapping[str, StepReport]) -> I
         entries = report.entries[task.stage]
         common = _common(job, task, result, report, done.get(task.id))
         if not task.outputs and (task.id, task.task) in keys:
-            yield keys[task.id, task.task], _of_task(job, task, result, entries, common)
+            yield keys[task.id, task.task], _of_task(job, task, result, entries, {**common, **_only(lineage, result, entries)})
             continue
         for name in result.entries:
             stored = entries[name]
             key = keys.get((task.id, name)) or job.translator.get_asset_key(_props(job, task, name, stored))
-            facts = {**_of_object(job, stored, name, task.stage), **common}
+            facts = {**_of_object(job, stored, name, task.stage), **lineage.get(stored.id, {}), **common}
             if (preview := previews.get(stored.id)) is not None:
                 facts["preview"] = dg.MetadataValue.md(preview)
             yield key, Told(task.id, dg.DataVersion(stored.identity), facts)
@@ -142,6 +143,7 @@ def _of_object(job: FlowJob, stored: StoredObject, name: str, stage: str) -> dic
         "dagster/column_schema": column_schema(stored),
         "dagster/table_name": f"{schema_of(job.context, stage)}.{name}",
         "dagster/uri": base,
+        "dagster/storage_kind": store_kind(job.context),
     }
     if stored.rows is not None:
         facts["dagster/row_count"] = stored.rows
@@ -169,6 +171,38 @@ def column_schema(table: StoredTable) -> dg.TableSchema:
         ],
         constraints=dg.TableConstraints([f"primary key ({', '.join(key)})"]) if key else None,
     )
+
+
+def schema_of_columns(columns: Iterable[tuple[str, str]]) -> dg.TableSchema:
+    """Return columns of which only name and type are known."""
+    return dg.TableSchema(columns=[dg.TableColumn(name, kind) for name, kind in columns])
+
+
+# --- column lineage -----------------------------------------------------------------------------------------------------------------
+
+
+def _lineage(job: FlowJob, report: StageReport) -> dict[str, dict[str, Any]]:
+    """Return id -> what its columns are computed from, of tables made by queries, as metadata; as far as they come from tables that are assets."""
+    tables = [item for entries in report.entries.values() for item in entries.values() if isinstance(item, StoredTable)]
+    keys = {(table.stage, table.name): key for key, table in job.tables.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for id, columns in column_lineage(job.context, tables).items():
+        deps = {
+            column: [dg.TableColumnDep(keys[stage, table], source) for stage, table, source in sources if (stage, table) in keys]
+            for column, sources in columns.items()
+        }
+        if any(deps.values()):
+            told = {column: some for column, some in deps.items() if some}
+            found[id] = {"dagster/column_lineage": dg.TableColumnLineage(told)}
+    return found
+
+
+def _only(lineage: Mapping[str, dict[str, Any]], result: TaskResult, entries: Mapping[str, StoredObject]) -> dict[str, Any]:
+    """Return the lineage of the only table of a task, if it has one only."""
+    if len(result.entries) != 1:
+        return {}
+    [name] = result.entries
+    return lineage.get(entries[name].id, {})
 
 
 # --- previews -----------------------------------------------------------------------------------------------------------------------

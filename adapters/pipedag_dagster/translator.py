@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -16,6 +17,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 _LIBRARIES: Mapping[str, str] = {"sqlalchemy": "sql", "duckdb": "duckdb", "pydiverse": "sql"}
 
 
+@cache
 def safe(text: str) -> str:
     """Return a text as Dagster takes it for names of groups and ops: letters, digits and underscores."""
     return _UNSAFE.sub("_", text) or "_"
@@ -78,24 +80,18 @@ class PipedagTranslator:
         return table.task.version if table.task.version not in ("", "AUTO_VERSION") else None
 
     def get_metadata(self, table: TableProps) -> Mapping[str, Any]:
-        """Return what is known before a run."""
-        known: dict[str, Any] = {
-            "pipedag/flow": table.flow,
-            "pipedag/instance": table.instance,
+        """Return what is known before a run; columns, rows, address and the like come with a table once it is there."""
+        return {
+            "pipedag/flow": f"{table.flow}, instance {table.instance}",
             "pipedag/task": table.task.id,
             "pipedag/cached_by": table.task.cached_by,
         }
-        if table.kind == "table":
-            known["dagster/table_name"] = table.id
-            known["dagster/uri"] = table.uri
-            known["dagster/storage_kind"] = table.store
-        return known
 
     def get_automation_condition(self, table: TableProps) -> dg.AutomationCondition[Any] | None:
         """Return when Dagster should materialize the table by itself."""
         return self.automation_condition
 
-    def get_asset_spec(self, table: TableProps, deps: Iterable[dg.AssetKey]) -> dg.AssetSpec:
+    def get_asset_spec(self, table: TableProps, deps: Iterable[dg.AssetKey | dg.AssetDep]) -> dg.AssetSpec:
         """Return the whole specification, put together from the other methods.
 
         Args:

@@ -6,11 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipedag_mlflow.documents import document_evaluation as document_evaluation
+    from pipedag_mlflow.documents import document_link as document_link
+    from pipedag_mlflow.logmodel import log_production_flow as log_production_flow
     from pipedag_mlflow.observer import MlflowObserver as MlflowObserver
+    from pipedag_mlflow.run_ids import get_run_id as get_run_id
 
-_HOME = {"MlflowObserver": "observer"}
+_HOME = {
+    "MlflowObserver": "observer",
+    "document_evaluation": "documents",
+    "document_link": "documents",
+    "get_run_id": "run_ids",
+    "log_production_flow": "logmodel",
+}
 
-__all__ = ["MlflowObserver"]
+__all__ = ["MlflowObserver", "document_evaluation", "document_link", "get_run_id", "log_production_flow"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,11 @@ STAGE: Final = "pipedag.stage"
 ORCHESTRATOR: Final = "pipedag.orchestrator"
 ORCHESTRATOR_URL: Final = "pipedag.orchestrator_url"
 LINKED_RUN: Final = "pipedag.linked_run"
+TRAINING_RUN: Final = "pipedag.training_run"
+BUNDLE: Final = "pipedag.bundle"
+
+#: How metrics begin that the observer logs.
+OBSERVED: Final = ("seconds/", "rows/", "tasks/", "bytes_written")
 
 #: Run status of MLflow -> by the state in which our run ended.
 STATUS: Final = {"succeeded": "FINISHED", "failed": "FAILED", "aborted": "KILLED"}
@@ -48,3 +53,8 @@ def digest_of(content_hash: str | None, identity: str) -> str:
     """Return our hash of a table's content, else of what made it, as MLflow can keep it."""
     text = (content_hash or identity).partition("#")[0]
     return text.rpartition(":")[2][:DIGEST_LENGTH]
+
+
+def literal(text: str) -> str:
+    """Return a text as it stands between single quotes in what MLflow searches for."""
+    return text.replace("'", "''")

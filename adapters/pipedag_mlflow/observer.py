@@ -29,6 +29,14 @@ class _Finished:
 
 
 @final
+class _Wanted:
+    """A task of a run needs its MLflow run."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+
+@final
 class _Left:
     """This process has nothing more to log of a run."""
 
@@ -88,7 +96,7 @@ class MlflowObserver:
         now = time.time()
         match event:
             case RunStarted(run_id=run_id, plan=plan, config=config) if plan is not None:
-                current.begin(run_id, self.target)
+                current.begin(run_id, current.Tracking(self, self.target, lambda: self._begin(run_id)))
                 self._background.put(Start(run_id, plan, config, library.active_run_id(), now))
                 if self._strict:
                     self._require("could not be reached, so the run was not begun")
@@ -97,7 +105,7 @@ class MlflowObserver:
             case RunFinished(run_id=run_id, state=state):
                 self._background.put(_Finished(run_id, state, now))
             case RunLeft(run_id=run_id):
-                current.end(run_id)
+                current.end(run_id, self)
                 self._background.put(_Left(run_id))
                 if self._strict:
                     self._require("does not hold all of the run, which itself has ended as its steps say")
@@ -111,6 +119,12 @@ class MlflowObserver:
             Whether it is; False if MLflow cannot take it, or not within `timeout_s`.
         """
         return self._background.flush(timeout_s)
+
+    def _begin(self, run_id: str) -> None:
+        """Wait until a run's MLflow run is there, for a task that cannot do without it."""
+        self._background.put(_Wanted(run_id))
+        if not self._background.flush() and self._last_error is not None:
+            raise self._last_error
 
     def _require(self, what: str) -> None:
         if not self._background.flush():
@@ -127,6 +141,8 @@ class MlflowObserver:
                 self._logs[item.run_id] = RunLog(self.target, item, nested=self._nested, run_name=self._run_name, tags=self._tags)
                 if self._strict:
                     self._logs[item.run_id].begin()
+            if isinstance(item, _Wanted) and item.run_id in self._logs:
+                self._logs[item.run_id].begin()
             if isinstance(item, Ended):
                 steps.setdefault(item.run_id, []).append(item)
             elif isinstance(item, _Finished):

@@ -13,7 +13,8 @@ from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import GenerationRow, TaskResult
 from pipedag_core.ports.data import ExternalTable, StoredObject, StoredTable
 from pipedag_core.ports.events import Outcome, StepReport
-from pipedag_mlflow import facts, library, names, picture, tables
+from pipedag_mlflow import facts, library, links, names, picture, tables
+from pipedag_mlflow.compare import PARTS
 from pipedag_mlflow.sweep import end_lost_runs
 from pipedag_mlflow.tracked import Target, Tracked
 
@@ -111,9 +112,9 @@ class RunLog:
                 by_run.setdefault(where, {})[f"{what}/{report.stage}.{report.task}"] = (value, step.at)
         for where, metrics in by_run.items():
             self._log(where, metrics=metrics)
-        for step in worth:
-            if step.report.task is None and step.report.stage is not None:
-                self._committed(tracked, step.report.stage)
+        stages = [step.report.stage for step in worth if step.report.task is None and step.report.stage is not None]
+        if stages:
+            self._committed(tracked, stages)
 
     def finished(self, state: str, at: float) -> None:
         """Log what is known when the run has ended, and end the MLflow run."""
@@ -131,16 +132,21 @@ class RunLog:
         results = facts.last_results(log)
         metrics = {name: (value, at) for name, value in facts.summary(results).items()}
         metrics["bytes_written"] = (float(written), at)
+        others = links.noted(notes)
+        note = facts.description(plan, start.config, start.run_id, state, results)
         told = {
             names.STATE: state,
             names.FINGERPRINT: facts_digest(results),
-            "mlflow.note.content": facts.description(plan, start.config, start.run_id, state, results),
+            "mlflow.note.content": note + (f"\n\nBelongs to {links.described(tracked, others)}." if others else ""),
             **{tag: notes[note] for note, tag in _NOTED.items() if note in notes},
         }
         self._log(id, metrics=metrics, tags=told)
         client = tracked.client
         client.log_text(id, picture.page(plan, results), "pipedag/graph.html")
         client.log_text(id, table_of(plan, results), "pipedag/tasks.json")
+        client.log_text(
+            id, json.dumps({task.id: dict(results[task.id].parts) for task in plan.tasks if task.id in results}, indent=1), PARTS
+        )
         for stage in plan.stages if self._nested else ():
             part = tracked.known(f"stage {stage.name}")
             if part is not None and not self._is_over(part):
@@ -159,19 +165,21 @@ class RunLog:
         tags = {names.STAGE: stage, names.RUN_ID: self.start.run_id, names.FLOW: self._plan.flow}
         return tracked.ensure(tags, f"stage {stage}", stage)[0]
 
-    def _committed(self, tracked: Tracked, outermost: str) -> None:
-        """Log the tables of a stage, and of those committed with it, as datasets, and the queries that made them."""
+    def _committed(self, tracked: Tracked, outermost: Sequence[str]) -> None:
+        """Log the tables of stages, and of those committed with them, as datasets, and the queries that made them."""
         start = self.start
         sources = {f"{task.stage}.{task.task}" for task in self._plan.tasks if not task.upstream}
         catalog = open_catalog(start.config)
         try:
             shown = {
                 stage: (catalog.entries(stage, number), catalog.results(stage, number))
-                for stage in self._plan.unit(outermost)
+                for unit in dict.fromkeys(outermost)
+                for stage in self._plan.unit(unit)
                 if (number := catalog.current(stage)) is not None
             }
         finally:
             catalog.close()
+        by_run: dict[str, list[tuple[str, StoredTable, str]]] = {}
         for stage, (entries, results) in shown.items():
             makers = {name: result.task for result in results for name in result.entries}
             found = [
@@ -180,11 +188,14 @@ class RunLog:
                 if isinstance(table, StoredTable)
             ]
             id = self._place(tracked, stage)
-            if found:
-                tracked.client.log_inputs(id, tables.inputs(found, self._plan.flow, start.config.instance_name))
+            by_run.setdefault(id, []).extend(found)
             queries = [f"-- {name}\n{table.query.rstrip(';')};\n" for name, table, _ in found if table.query]
             if queries:
                 tracked.client.log_text(id, "\n".join(queries), f"sql/{stage.replace('/', '_')}.sql")
+        for id, found in by_run.items():
+            # All in one call: each is a transaction of its own, which on SQLite waits for the disk.
+            if found:
+                tracked.client.log_inputs(id, tables.inputs(found, self._plan.flow, start.config.instance_name))
             if self._nested:
                 tracked.end(id, "FINISHED")
 

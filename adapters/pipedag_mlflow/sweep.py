@@ -15,7 +15,7 @@ def end_lost_runs(tracked: Tracked, config: Any, flow: str) -> list[str]:
     experiment = tracked.client.get_experiment_by_name(tracked.experiment_name)
     if experiment is None:
         return []
-    quoted = [f"tags.`{tag}` = '{_literal(value)}'" for tag, value in ((names.FLOW, flow), (names.INSTANCE, config.instance_name))]
+    quoted = [f"tags.`{tag}` = '{names.literal(value)}'" for tag, value in ((names.FLOW, flow), (names.INSTANCE, config.instance_name))]
     running = tracked.client.search_runs([experiment.experiment_id], " and ".join(["attributes.status = 'RUNNING'", *quoted]))
     candidates = {run.data.tags[names.RUN_ID]: run.info.run_id for run in running if names.RUN_ID in run.data.tags}
     candidates.pop(tracked.run_id, None)
@@ -33,7 +33,3 @@ def end_lost_runs(tracked: Tracked, config: Any, flow: str) -> list[str]:
         # The state of a dead run is `running` still, or that of whoever cleaned up after it, and nobody stopped it on purpose.
         tracked.end(id, "KILLED" if run_id in dead else names.STATUS.get(ended.get(run_id, ""), "KILLED"))
     return list(lost.values())
-
-
-def _literal(text: str) -> str:
-    return text.replace("'", "''") if "'" in text else text

@@ -85,7 +85,10 @@ class Tracked:
             return known, False
         nested = {"mlflow.parentRunId": self._ids[""]} if part else {}
         made = self.client.create_run(
-            self._experiment(), start_time=int(time.time() * 1000), tags={**_origin(), **tags, **nested}, run_name=name
+            experiment_of(self.client, self.uri, self.experiment_name, self._location),
+            start_time=int(time.time() * 1000),
+            tags={**_origin(), **tags, **nested},
+            run_name=name,
         ).info.run_id
         stands = self._stand(part, made)
         if stands != made:
@@ -116,24 +119,32 @@ class Tracked:
             catalog.close()
         return self._ids[part]
 
-    def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(self.experiment_name)
-        if found is not None:
-            return found.experiment_id
-        location = self._location
-        if location is None and self.uri.startswith("sqlite:///"):
-            file = Path(self.uri.removeprefix("sqlite:///"))
-            location = (file.parent / f"{file.stem}-artifacts").absolute().as_uri()
-        try:
-            # Without it MLflow's pages take the experiment for one of generative AI.
-            tags = {"mlflow.experimentKind": "custom_model_development"}
-            return self.client.create_experiment(self.experiment_name, artifact_location=location, tags=tags)
-        except Exception:
-            # Two processes may be the first at the same time.
-            found = self.client.get_experiment_by_name(self.experiment_name)
-            if found is None:
-                raise
-            return found.experiment_id
+
+def experiment_of(client: Any, uri: str, name: str, location: str | None = None) -> str:
+    """Return the id of an experiment; it is made if need be.
+
+    Args:
+        client: Of the server or database.
+        uri: Its address.
+        name: Of the experiment.
+        location: Where a new one keeps its files; by default as the server says, beside the file for SQLite.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    if location is None and uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///"))
+        location = (file.parent / f"{file.stem}-artifacts").absolute().as_uri()
+    try:
+        # Without it MLflow's pages take the experiment for one of generative AI.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return client.create_experiment(name, artifact_location=location, tags=tags)
+    except Exception:
+        # Two processes may be the first at the same time.
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found.experiment_id
 
 
 def _origin() -> dict[str, str]:

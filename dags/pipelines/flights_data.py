@@ -70,7 +70,10 @@ def read_input_data(sample_share: float, seed: int) -> dict[str, Table]:
 
 @materialize(lazy=True, input_type=sa.Table, outputs=["flights", "weather", "planes", "airports"])
 def clean(raw_tbls: Mapping[str, sa.Alias]) -> dict[str, Table]:
-    """Give columns their types and names, and drop impossible values. Of a flight, only its plan is kept."""
+    """Give columns their types and names, and drop impossible values. Of a flight, only its plan is kept.
+
+    What SQL stands in this pipeline means the same to DuckDB and to PostgreSQL, so that it runs on every table store.
+    """
     flights = sa.text(f"""
         SELECT
             flight_id,
@@ -78,9 +81,11 @@ def clean(raw_tbls: Mapping[str, sa.Alias]) -> dict[str, Table]:
             NULLIF(TRIM(tailnum), '') AS tailnum,
             origin,
             dest,
-            make_timestamp(year, month, day, hour, minute, 0.0) AS scheduled_departure,
+            make_timestamp(
+                CAST(year AS INTEGER), CAST(month AS INTEGER), CAST(day AS INTEGER), CAST(hour AS INTEGER), CAST(minute AS INTEGER), 0.0
+            ) AS scheduled_departure,
             CAST(time_hour AS TIMESTAMP) AS departure_hour_utc,
-            sched_arr_time // 100 * 60 + sched_arr_time % 100 AS arrival_minute,
+            CAST(FLOOR(sched_arr_time / 100.0) AS BIGINT) * 60 + sched_arr_time % 100 AS arrival_minute,
             distance AS distance_miles
         FROM {ref(raw_tbls["flights"])}
     """)
@@ -97,8 +102,11 @@ def clean(raw_tbls: Mapping[str, sa.Alias]) -> dict[str, Table]:
             precip AS precipitation_inch,
             pressure AS pressure_hpa,
             visib AS visibility_miles
-        FROM {ref(raw_tbls["weather"])}
-        QUALIFY ROW_NUMBER() OVER (PARTITION BY origin, time_hour ORDER BY month, day, hour) = 1
+        FROM (
+            SELECT *, ROW_NUMBER() OVER (PARTITION BY origin, time_hour ORDER BY month, day, hour) AS reading
+            FROM {ref(raw_tbls["weather"])}
+        ) AS readings
+        WHERE reading = 1
     """)
     planes, airports = raw_tbls["planes"], raw_tbls["airports"]
     return {

@@ -92,17 +92,17 @@ def calibrate_tables(tbls: Mapping[str, sa.Alias], target: sa.Alias, train_test_
     late_rates = {
         f"late_rate_by_{group}": f"""
             WITH train AS (
-                SELECT f.*, CAST(t.late AS INTEGER) AS late
+                SELECT f.*, CAST(CAST(t.late AS INTEGER) AS DOUBLE PRECISION) AS late
                 FROM {ref(tbls["flights"])} AS f
                 JOIN {ref(target)} AS t ON t.flight_id = f.flight_id
                 JOIN {ref(train_test_set)} AS s ON s.flight_id = f.flight_id
                 WHERE s.is_train
             ),
-            overall AS (SELECT SUM(late) / COUNT(*) AS late_rate FROM train)
+            overall AS (SELECT AVG(late) AS late_rate FROM train)
             SELECT
                 {", ".join(columns)},
                 COUNT(*) AS flights,
-                (SUM(late) + {prior_flights} * ANY_VALUE(overall.late_rate)) / (COUNT(*) + {prior_flights}) AS late_rate
+                (SUM(late) + {prior_flights} * MAX(overall.late_rate)) / (COUNT(*) + {prior_flights}) AS late_rate
             FROM train CROSS JOIN overall
             GROUP BY {", ".join(columns)}
         """
@@ -116,7 +116,7 @@ def calibrate_tables(tbls: Mapping[str, sa.Alias], target: sa.Alias, train_test_
             WHERE s.is_train
         ),
         days AS (SELECT weekday, COUNT(DISTINCT day) AS days FROM train GROUP BY weekday)
-        SELECT {", ".join(f"train.{column}" for column in TRAFFIC_GROUP)}, COUNT(*) / ANY_VALUE(days.days) AS departures_per_hour
+        SELECT {", ".join(f"train.{column}" for column in TRAFFIC_GROUP)}, CAST(COUNT(*) AS DOUBLE PRECISION) / MAX(days.days) AS departures_per_hour
         FROM train JOIN days ON days.weekday = train.weekday
         GROUP BY {", ".join(f"train.{column}" for column in TRAFFIC_GROUP)}
     """

@@ -143,7 +143,7 @@ def evaluate_airlines(output: sa.Alias, target: sa.Alias, tbls: Mapping[str, sa.
             airline.name AS airline,
             COUNT(*) AS flights,
             AVG(o.probability) AS mean_prediction,
-            AVG(CAST(t.late AS INTEGER)) AS observed_share
+            AVG(CAST(CAST(t.late AS INTEGER) AS DOUBLE PRECISION)) AS observed_share
         FROM {ref(output)} AS o
         JOIN {ref(target)} AS t ON t.flight_id = o.flight_id
         JOIN {ref(tbls["flights"])} AS f ON f.flight_id = o.flight_id

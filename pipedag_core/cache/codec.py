@@ -81,8 +81,8 @@ def encode(value: Any, leaf: EncodeLeaf, path: str = "") -> Any:
     if special is not None:
         return special
     if kind is LateValue:
-        # Neither where it comes from nor what is made of it has a say in anything.
-        return {"$": "late", "maker": value.maker}
+        # Where it comes from is known by whoever reads it again.
+        return {"$": "late", "maker": value.maker, **({"about": value.about} if value.about else {})}
     if isinstance(value, Flag) and value.name not in kind.__members__:
         return {"$": "flag", "type": _type_name(kind, path), "value": value.value}
     if isinstance(value, Enum):

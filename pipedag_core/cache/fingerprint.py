@@ -76,6 +76,7 @@ def options_text(options: TableOptions) -> str:
             None if options.nullable is None else sorted(options.nullable),
             None if options.non_nullable is None else sorted(options.non_nullable),
             options.materialization_details,
+            *([options.contract] if options.contract else []),
         ]
     )
 

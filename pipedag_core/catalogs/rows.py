@@ -124,4 +124,6 @@ def _options(text: str) -> TableOptions:
         nullable=None if raw["nullable"] is None else tuple(raw["nullable"]),
         non_nullable=None if raw["non_nullable"] is None else tuple(raw["non_nullable"]),
         materialization_details=raw["materialization_details"],
+        # Rows that were written before there were contracts have none.
+        contract=raw.get("contract", ""),
     )

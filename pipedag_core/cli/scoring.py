@@ -22,8 +22,7 @@ def score(
         typer.Option("--input", metavar="NAME=PLACE", help="Input and its file, or table:STAGE.TABLE of an instance; may be repeated."),
     ] = None,
     output: Annotated[
-        Places,
-        typer.Option("--output", metavar="NAME=PLACE", help="Output and its file, or table:STAGE.TABLE of an instance; may be repeated."),
+        Places, typer.Option("--output", metavar="NAME=PLACE", help="Output and its file, or table:STAGE.TABLE; may be repeated.")
     ] = None,
     slice: Annotated[
         str | None,
@@ -35,10 +34,10 @@ def score(
     instance: Instance = None,
     config: ConfigFile = None,
 ) -> None:
-    """Run a production flow from files (or committed tables) to files (or tables); print the rows of each output as one line of JSON.
+    """Run a production flow from files or committed tables to files or tables; print the rows of each output as one line of JSON.
 
-    Files are Parquet, CSV or Arrow IPC by their ending. When all outputs have been computed, tables change all at once, and each file is replaced at
-    once.
+    Files are Parquet, CSV or Arrow IPC by their ending. When all outputs have been computed, tables, which are all in one stage, are committed together,
+    beside what else it holds; then each file is replaced at once.
     """
     from pipedag_core.production.flow import ProductionFlow
     from pipedag_core.production.into_tables import Slice
@@ -46,7 +45,7 @@ def score(
 
     inputs, outputs = _pairs(input, "--input"), _pairs(output, "--output")
     if not outputs:
-        raise ConfigError("Say where the outputs go: --output NAME=FILE, or NAME=table:STAGE.TABLE.")
+        raise ConfigError("Say where the outputs go: --output NAME=FILE or --output NAME=table:STAGE.TABLE.")
     # As for other commands: code that the bundle names may lie in the working directory.
     make_importable(Path.cwd())
     prod = ProductionFlow.load(bundle, trust_pickle=trust_pickle)
@@ -54,7 +53,8 @@ def score(
     if slice is not None and not (column and equals and value):
         raise ConfigError(f"--slice {slice!r}: write COLUMN=VALUE, such as day=2026-01-31.")
     part = Slice(column, value) if slice is not None else None
-    rows = run(prod, inputs, outputs, lambda: settings(config, instance, per_user=False), part)
+    done = run(prod, inputs, outputs, lambda: settings(config, instance, per_user=False), part=part)
+    rows = {name: item.rows for name, item in done.items()}
     typer.echo(json.dumps({"flow": prod.parts.program.flow, "outcome": "scored", "outputs": rows}, ensure_ascii=False))
 
 

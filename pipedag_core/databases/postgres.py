@@ -15,6 +15,7 @@ from psycopg import conninfo, sql
 from psycopg.pq import TransactionStatus
 
 from pipedag_core.errors import ConfigError, PipedagError, StoreError
+from pipedag_core.naming import quote_literal
 
 T = TypeVar("T")
 
@@ -39,12 +40,25 @@ _SETTINGS: Final = ("TimeZone = 'UTC'", "synchronize_seqscans = off", "client_mi
 
 @final
 @dataclass(slots=True)
-class _Held:
-    """A connection of the pool, and the name under which the server shows it now."""
+class Held:
+    """A connection of the pool.
+
+    Attributes:
+        connection: In autocommit mode.
+        label: Whose the server says that it is (`application_name`).
+        untidy: The user's own statements ran on it, so that it has to be made as new for others.
+    """
 
     connection: Connection
     label: str = ""
     untidy: bool = field(default=False)
+
+    def naming(self, label: str) -> str:
+        """Return the statement that tells the server whose it is, with a semicolon; "" if the server knows."""
+        if not label or self.label == label:
+            return ""
+        name = f"pipedag {label}".encode()[:MAX_NAME].decode(errors="ignore")
+        return f"SELECT pg_catalog.set_config('application_name', {quote_literal(name)}, false);"
 
 
 @final
@@ -78,7 +92,7 @@ class Database:
         self._create = create_database
         self._free = threading.Semaphore(max_connections)
         self._max = max_connections
-        self._idle: list[_Held] = []
+        self._idle: list[Held] = []
         self._guard = threading.Lock()
         self._pid = os.getpid()
 
@@ -122,8 +136,12 @@ class Database:
         finally:
             self.give_back(held)
 
-    def take(self, label: str = "") -> _Held:
-        """Lease a connection until `give_back` is called with what is returned."""
+    def take(self, label: str | None = "") -> Held:
+        """Lease a connection until `give_back` is called with what is returned.
+
+        Args:
+            label: As for `connection`; None leaves it to the caller to name it, and to find out whether it was lost while nobody used it.
+        """
         if self._pid != os.getpid():
             # What was inherited belongs to the parent, and closing it would end the parent's sessions.
             self._inherited, self._idle, self._pid = self._idle, [], os.getpid()
@@ -135,9 +153,10 @@ class Database:
         try:
             while True:
                 idle = self._reuse()
-                held = idle or _Held(self._connect())
+                held = idle or Held(self._connect())
                 try:
-                    _name(held, label)
+                    if label is not None:
+                        tell_name(held, label)
                 except psycopg.Error:
                     # It was lost while nobody used it.
                     if idle is None or not held.connection.closed:
@@ -148,7 +167,7 @@ class Database:
             self._free.release()
             raise
 
-    def give_back(self, held: _Held) -> None:
+    def give_back(self, held: Held) -> None:
         """Take a connection back; one that is broken is closed, one that the user's code had is made as new."""
         connection = held.connection
         try:
@@ -209,7 +228,7 @@ class Database:
             for held in idle:
                 held.connection.close()
 
-    def _reuse(self) -> _Held | None:
+    def _reuse(self) -> Held | None:
         while True:
             with self._guard:
                 held = self._idle.pop() if self._idle else None
@@ -258,10 +277,11 @@ class Database:
         )
 
 
-def _name(held: _Held, label: str) -> None:
-    if label and held.label != label:
-        name = f"pipedag {label}".encode()[:MAX_NAME].decode(errors="ignore")
-        held.connection.execute("SELECT pg_catalog.set_config('application_name', %s, false)", (name,))
+def tell_name(held: Held, label: str) -> None:
+    """Tell the server whose a connection is."""
+    statement = held.naming(label)
+    if statement:
+        held.connection.execute(statement)
         held.label = label
 
 

@@ -21,10 +21,12 @@ class LateValue:
         maker: Name under which the maker is registered, see `late_maker`. Looked up in this process only, so a text from a catalog makes nothing run
             that the flow's code has not loaded.
         source: Full id of the task that returned it; "" before it was kept.
+        about: What the maker is to know beside; like all else here, without a say in whether a task runs.
     """
 
     maker: str
     source: str = ""
+    about: str = ""
 
 
 Maker = Callable[[LateValue, Any], str]

@@ -36,6 +36,10 @@ _TABLE_CLASSES: Final = frozenset(
         ("_duckdb", "DuckDBPyRelation"),
         ("ibis", "Table"),
         ("pydiverse.transform", "Table"),
+        # Classes that say what rows a table has.
+        ("dataframely", "Schema"),
+        ("pandera", "DataFrameModel"),
+        ("pydiverse.colspec", "ColSpec"),
     }
 )
 
@@ -52,12 +56,17 @@ _WITHOUT_ATTRIBUTES: Final = (dict, list, tuple, set, frozenset, str, bytes, Raw
 
 def returns(fn: Callable[..., Any]) -> Any:
     """Return the return annotation of a function: evaluated where it can be, else as text, else `UNKNOWN`."""
-    raw: Any = getattr(fn, "__annotations__", {}).get("return", UNKNOWN)
+    return annotation_of(fn, "return")
+
+
+def annotation_of(fn: Callable[..., Any], name: str) -> Any:
+    """Return the annotation of one parameter of a function, or of `return`: evaluated where it can be, else as text, else `UNKNOWN`."""
+    raw: Any = getattr(fn, "__annotations__", {}).get(name, UNKNOWN)
     if not isinstance(raw, str):
         return type(None) if raw is None else raw
-    holder = SimpleNamespace(__annotations__={"return": raw})
+    holder = SimpleNamespace(__annotations__={name: raw})
     try:
-        return typing.get_type_hints(holder, globalns=getattr(fn, "__globals__", {}), include_extras=True)["return"]
+        return typing.get_type_hints(holder, globalns=getattr(fn, "__globals__", {}), include_extras=True)[name]
     except Exception:  # noqa: BLE001 -- evaluating text that users wrote can raise anything; then the text is all that is known
         return raw
 
@@ -81,9 +90,10 @@ def text_of(annotation: Any) -> str:
     return annotation if isinstance(annotation, str) else repr(annotation)
 
 
-def _library(cls: type[object]) -> str:
-    # One namespace package holds several libraries, of which more than one has a Table.
-    return "pydiverse.transform" if cls.__module__.startswith("pydiverse.transform.") else cls.__module__.partition(".")[0]
+def library(cls: type[object]) -> str:
+    """Return the library that a class is from: its top package; of one namespace package, which holds several libraries, two parts."""
+    package, _, rest = cls.__module__.partition(".")
+    return f"pydiverse.{rest.partition('.')[0]}" if package == "pydiverse" else package
 
 
 def is_table(annotation: Any) -> bool:
@@ -94,7 +104,7 @@ def is_table(annotation: Any) -> bool:
     cls = get_origin(plain) or plain
     if not isinstance(cls, type):
         return False
-    return any((_library(base), base.__name__) in _TABLE_CLASSES for base in cls.__mro__)
+    return any((library(base), base.__name__) in _TABLE_CLASSES for base in cls.__mro__)
 
 
 def _fields(plain: Any) -> dict[str, Any] | None:

@@ -101,9 +101,26 @@ class Table(Generic[T]):
         if overlap:
             raise FlowError(f"Columns {sorted(overlap)} are named in both nullable and non_nullable. Name each in one of them.")
 
-    def materialize(self, **options: Any) -> Any:
-        """Write this table now, inside a running task, and return a reference to it; see `pipedag_core.materialize_table`."""
-        return doors.materialize_table(self, **options)
+    def materialize(self, *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
+        """Write this table now, in the middle of the running task, and return a reference to what is stored.
+
+        The table is shown in the stage under its name (without one, as `<task>_materialized_<number>`), even if the task does not return it, and is
+        found again where it is cache-valid. Queries that the task returns or writes later may read it. Returning this `Table`, or the reference, makes it an
+        output. Outside of a run nothing is written, so that a task can be called by hand; a production flow writes nothing either.
+
+        Args:
+            return_as_type: The type of what is returned, or several for a tuple; by default the task's `input_type` if that refers to a table
+                instead of holding its rows (`sa.Table`), or if the task has `version=AUTO_VERSION`; else `sa.Table`.
+            config_context, schema: Not supported.
+
+        Returns:
+            The stored table in the wanted type or types; outside of a run, what was wrapped.
+
+        Raises:
+            DuplicateName: The task has written a table of this name already.
+            UnsupportedByStore: `config_context` or `schema` is given, or `return_as_type` outside of a task.
+        """
+        return doors.materialize_table(self, return_as_type=return_as_type, config_context=config_context, schema=schema)
 
 
 class SortOrder(Enum):

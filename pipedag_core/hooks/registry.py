@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any, Final, cast, final
 
 from pipedag_core.errors import ConfigError
-from pipedag_core.ports.hooks import TableHook
+from pipedag_core.ports.hooks import RowContract, TableHook
 
 #: Entry-point group in which other distributions offer hooks: the name is a type's name, the value is `module:Class`.
 ENTRY_POINTS: Final = "pipedag.table_hooks"
@@ -74,6 +74,7 @@ class Hooks:
         self._extra = {name: Entry(target, name.partition(".")[0]) for name, target in (extra or {}).items()}
         self._loaded: dict[str, TableHook] = {}
         self._by_class: dict[type, TableHook | None] = {}
+        self._contracts: dict[type, RowContract] = {}
 
     def for_object(self, obj: Any) -> TableHook | None:
         """Return the hook for this object's type or the nearest of its ancestors, else the one for `__arrow_c_stream__`, else None."""
@@ -103,6 +104,17 @@ class Hooks:
     def sql_type(self, kind: Any, dialect: str) -> str:
         """Return a column's type, in whatever library it is named, as text of a dialect; see `pipedag_core.hooks.dtypes`."""
         return kind if isinstance(kind, str) else import_module("pipedag_core.hooks.dtypes").sql_type(kind, dialect)
+
+    def reference_type(self) -> type:
+        """Return the type in which tasks get references to stored tables, unless they ask for another."""
+        return import_module("pipedag_core.hooks.sqlalchemy").REFERENCE
+
+    def contract(self, cls: type) -> RowContract:
+        """Return what a class of a schema library says; see `pipedag_core.hooks.contracts`."""
+        found = self._contracts.get(cls)
+        if found is None:
+            found = self._contracts[cls] = import_module("pipedag_core.hooks.contracts").read_contract(cls)
+        return found
 
     def args(self, hook: TableHook) -> Mapping[str, Any]:
         """Return the options of this hook from the configuration."""

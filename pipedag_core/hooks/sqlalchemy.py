@@ -22,6 +22,10 @@ from pipedag_core.ports.hooks import ReadContext, WriteContext
 _DIALECTS: Final = {"duckdb": "duckdb_sqlalchemy:Dialect", "postgres": "sqlalchemy.dialects.postgresql:dialect"}
 
 
+#: What stands for a stored table in queries.
+REFERENCE: Final = sa.Table
+
+
 @final
 class SqlAlchemyHook:
     """Queries that run where the tables are. An input's columns come from what the catalog knows; no database is asked."""

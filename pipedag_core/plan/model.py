@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
-from typing import Any, cast, final
+from typing import Any, final
 
 from pipedag_core.errors import PlanMismatch
 
 #: Format of the plan's JSON. A plan of another format is refused.
 FORMAT = 1
+
+
+_NO_PLAN = "This is not a plan. Make one with `pipedag plan MODULE:FLOW --json`."
 
 
 class StepKind(Enum):
@@ -21,6 +24,9 @@ class StepKind(Enum):
     TASK = "task"
     COMMIT = "commit"
     FINISH = "finish"
+
+
+_KINDS = {kind.value: kind for kind in StepKind}
 
 
 @final
@@ -181,10 +187,22 @@ class Plan:
             PlanMismatch: The text is not a plan, or one of another format.
         """
         try:
-            raw: dict[str, Any] = json.loads(text)
+            raw = json.loads(text)
+        except ValueError as error:
+            raise PlanMismatch(_NO_PLAN) from error
+        return cls.from_parsed(raw)
+
+    @classmethod
+    def from_parsed(cls, raw: Any) -> Plan:
+        """Return the plan whose JSON text was parsed already, because it stands within a larger one.
+
+        Raises:
+            PlanMismatch: As `from_json`.
+        """
+        try:
             found = raw["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise PlanMismatch("This is not a plan. Make one with `pipedag plan MODULE:FLOW --json`.") from error
+        except (KeyError, TypeError) as error:
+            raise PlanMismatch(_NO_PLAN) from error
         if found != FORMAT:
             raise PlanMismatch(f"The plan has format {found!r}, this version of pipedag reads {FORMAT}. Make it again with `pipedag plan`.")
         try:
@@ -194,18 +212,20 @@ class Plan:
                 source=raw["source"],
                 digest=raw["digest"],
                 stages=tuple(PlanStage(**item) for item in raw["stages"]),
-                tasks=tuple(PlanTask(**_with_tuples(item)) for item in raw["tasks"]),
-                steps=tuple(Step(**{**_with_tuples(item), **_kind(item)}) for item in raw["steps"]),
+                tasks=tuple(_task(**item) for item in raw["tasks"]),
+                steps=tuple(_step(**item) for item in raw["steps"]),
                 scratch=raw["scratch"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanMismatch(f"The plan is damaged: {error}. Make it again with `pipedag plan`.") from error
 
 
-def _kind(item: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": StepKind(item["kind"])}
+# JSON knows no tuples. Plans have thousands of these, and are read whenever definitions of them are loaded.
 
 
-def _with_tuples(item: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON object with tuples for its lists."""
-    return {key: tuple(cast("list[Any]", value)) if isinstance(value, list) else value for key, value in item.items()}
+def _task(*, upstream: list[str], outputs: list[str] | None, groups: list[str], **others: Any) -> PlanTask:
+    return PlanTask(upstream=tuple(upstream), outputs=None if outputs is None else tuple(outputs), groups=tuple(groups), **others)
+
+
+def _step(*, kind: str, upstream: list[str], **others: Any) -> Step:
+    return Step(kind=_KINDS[kind], upstream=tuple(upstream), **others)

@@ -24,7 +24,8 @@ def known_outputs(task: Task) -> tuple[str, ...] | None:
     return None
 
 
-def _name(task: str, path: str, declared: str | None, position: str, alone: bool) -> str:
+def name_output(task: str, path: str, declared: str | None, position: str, *, alone: bool = False) -> str:
+    """Return the readable name of one table or blob; see `name_outputs`."""
     if declared is not None and declared.endswith(naming.PLACEHOLDER):
         return naming.normalize(declared.removesuffix(naming.PLACEHOLDER) + digest(position, path)[:_DIGITS], "table name")
     if declared is not None:
@@ -55,7 +56,7 @@ def name_outputs(task: str, leaves: Sequence[tuple[str, str | None]], position: 
     """
     found: dict[str, str] = {}
     for path, declared in leaves:
-        name = _name(task, path, declared, position, len(leaves) == 1)
+        name = name_output(task, path, declared, position, alone=len(leaves) == 1)
         if name in found:
             raise DuplicateName(
                 f"Task {task!r} returns two tables or blobs with one name, {name!r}: at {found[name] or 'the top'!r} and at {path or 'the top'!r} "

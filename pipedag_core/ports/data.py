@@ -55,7 +55,10 @@ class TableSchema:
 @final
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """How a table wishes to be kept, as declared by `Table(...)`; all of it is part of the table's identity."""
+    """How a table wishes to be kept, as declared by `Table(...)` and annotations; all of it is part of the table's identity.
+
+    `contract` is the token of its row contract; "" without one.
+    """
 
     primary_key: tuple[str, ...] = ()
     indexes: tuple[tuple[str, ...], ...] = ()
@@ -63,6 +66,7 @@ class TableOptions:
     nullable: tuple[str, ...] | None = None
     non_nullable: tuple[str, ...] | None = None
     materialization_details: str | None = None
+    contract: str = ""
 
 
 @final
@@ -344,6 +348,7 @@ class Target:
         task: For messages.
         options: What was declared with the table.
         hash_content: Whether a content hash is wanted.
+        comment, comments: What people are told of the table, and of its columns, where the store can keep that.
     """
 
     stage: str
@@ -352,6 +357,8 @@ class Target:
     task: str
     options: TableOptions = field(default_factory=TableOptions)
     hash_content: bool = False
+    comment: str = ""
+    comments: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @final

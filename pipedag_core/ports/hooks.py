@@ -98,6 +98,42 @@ class SharingHook(Protocol):
         ...
 
 
+class RowContract(Protocol):
+    """What a class of a schema library says of a table's rows.
+
+    Attributes:
+        name: Its name, for people.
+        token: Its name and a hash of all that it says, so that a table under another contract is another table.
+        columns: The columns that it knows.
+        primary_key, non_nullable: Columns that it promises about.
+        types: Column -> type that SQL can cast to, where it names one.
+        comment, comments: What it says of the table, and of columns, for people.
+        frame_type: The class of frames that it can look at.
+    """
+
+    name: str
+    token: str
+    columns: tuple[str, ...]
+    primary_key: tuple[str, ...]
+    non_nullable: tuple[str, ...]
+    types: Mapping[str, Any]
+    comment: str
+    comments: Mapping[str, str]
+    frame_type: type
+
+    def check(self, frame: Any, where: str) -> Any:
+        """Return the frame with the contract's types, as a `frame_type`.
+
+        Args:
+            frame: A `frame_type`, or anything that gives Arrow batches.
+            where: Table or argument, for messages.
+
+        Raises:
+            MaterializationError: Columns are missing or of other types, or rows break rules; the message counts them by rule.
+        """
+        ...
+
+
 class HookRegistry(Protocol):
     """Finds hooks by the names of types, without importing their libraries."""
 
@@ -118,6 +154,18 @@ class HookRegistry(Protocol):
 
         Raises:
             FlowError: It is no type, or the dialect has no such type.
+        """
+        ...
+
+    def reference_type(self) -> type:
+        """Return the type in which tasks get references to stored tables, unless they ask for another."""
+        ...
+
+    def contract(self, cls: type) -> RowContract:
+        """Return what a class of a schema library says.
+
+        Raises:
+            ConfigError: It is no such class.
         """
         ...
 

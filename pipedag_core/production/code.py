@@ -19,7 +19,8 @@ from typing import Any, Final, final
 
 from pipedag_core.errors import BundleRefused
 
-_PACKAGE: Final = "pipedag_core"
+#: What comes with this package, so it is there wherever a bundle is loaded.
+_OURS: Final = frozenset({"pipedag_core", "pipedag_airflow", "pipedag_dagster", "pipedag_mlflow"})
 
 #: What every production flow runs on.
 ALWAYS: Final = ("pipedag_core", "pyarrow")
@@ -49,7 +50,7 @@ def gather(modules: Iterable[str]) -> dict[str, Path]:
     while todo:
         name = todo.pop()
         file = source_of(name)
-        if name in found or file is None or _is_installed(file) or name.partition(".")[0] == _PACKAGE:
+        if name in found or file is None or _is_installed(file) or name.partition(".")[0] in _OURS:
             continue
         found[name] = file
         todo += _imported(name, file)

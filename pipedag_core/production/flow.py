@@ -252,6 +252,25 @@ class ProductionFlow:
 
         return verify(self, self._origin, config, instance, flow, tolerance, tolerances or {})
 
+    def training_inputs(
+        self,
+        config: PipedagConfig | ConfigContext | None = None,
+        instance: str | None = None,
+        *,
+        flow: Flow | tuple[Flow, InOutSpecification] | None = None,
+    ) -> dict[str, Any]:
+        """Return the inputs that training has committed, as `run` takes them; tables as `pyarrow.Table`.
+
+        Args:
+            config, instance, flow: As for `verify`.
+
+        Raises:
+            ProductionError: Training has gone on since, or is not to be found.
+        """
+        from pipedag_core.production.verify import training_inputs
+
+        return training_inputs(self, self._origin, config, instance, flow)
+
     # --- keeping
 
     def save(self, path: str | Path, *, code: str = "reference", pickle: bool = False) -> Path:
@@ -423,6 +442,13 @@ def _nested(inputs: Mapping[str, Any], name: str) -> Any:
     return _UNSET
 
 
-def _as_it_is(table: Any, **_: Any) -> Any:
+def _as_it_is(table: Table[Any], **_: Any) -> Any:
     """Return the rows of a table that a task wants to write at once: there is nowhere to write to."""
-    return table.obj if isinstance(table, Table) else table
+    obj = table.obj
+    if table.type_map or isinstance(obj, str) or type(obj).__name__ == "TextClause":
+        raise ProductionError(
+            f"Table.materialize() of {'a table with type_map' if table.type_map else 'SQL text'} cannot run in production, where nothing is written. "
+            "Return the table from a task of its own."
+        )
+    # A query of SQLAlchemy is read like a table.
+    return obj.subquery(table.name) if hasattr(obj, "subquery") else obj

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipedag_core.config.context import ConfigContext
 from pipedag_core.config.wire import open_catalog
-from pipedag_core.errors import ConfigError, InputMismatch
+from pipedag_core.errors import ConfigError, InputMismatch, RunError
 from pipedag_core.naming import normalize
 from pipedag_core.runner import PUT, put_tables, stored_value
 
@@ -46,11 +46,8 @@ def places_of(outputs: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     for output, place in outputs.items():
         if not place.startswith(TABLE):
             continue
-        stage, dot, table = place.removeprefix(TABLE).partition(".")
-        if not dot or not stage or not table:
-            raise ConfigError(f"{place!r} names no table. Write table:STAGE.TABLE.", place=place)
-        stages[normalize(stage, "stage name")] = None
-        name = normalize(table, "table name")
+        stage, name = stage_and_table(place)
+        stages[stage] = None
         if name in found.values():
             raise ConfigError(f"Two outputs go into table {name!r} of stage {stage!r}. Give each a table of its own.", place=place)
         found[output] = name
@@ -62,7 +59,28 @@ def places_of(outputs: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     return next(iter(stages), ""), found
 
 
-def write(tables: Mapping[str, pa.Table], stage: str, names: Mapping[str, str], part: Slice | None, context: ConfigContext) -> None:
+def stage_and_table(place: str) -> tuple[str, str]:
+    """Return the stage and the table that a place names.
+
+    Raises:
+        ConfigError: It names none.
+    """
+    stage, dot, table = place.removeprefix(TABLE).partition(".")
+    if not dot or not stage or not table:
+        raise ConfigError(f"{place!r} names no table: write {TABLE}STAGE.TABLE.", place=place)
+    return normalize(stage, "stage name"), normalize(table, "table name")
+
+
+def write(
+    tables: Mapping[str, pa.Table],
+    stage: str,
+    names: Mapping[str, str],
+    part: Slice | None,
+    context: ConfigContext,
+    *,
+    note: str = "pipedag score",
+    external_id: str = "",
+) -> dict[str, str]:
     """Write outputs into tables of a stage and commit it; what else the stage holds stays.
 
     Args:
@@ -70,6 +88,10 @@ def write(tables: Mapping[str, pa.Table], stage: str, names: Mapping[str, str], 
         stage, names: As `places_of` returns them.
         part: The rows of this run; others that are in a table stay. None: the output is all of its table.
         context: The instance.
+        note, external_id: Who writes, and under which id of an orchestrator, as for `put_tables`.
+
+    Returns:
+        Output -> identity of its table: equal for equal rows.
 
     Raises:
         ConfigError: A flow writes this stage, and would remove the tables with its next commit.
@@ -78,22 +100,17 @@ def write(tables: Mapping[str, pa.Table], stage: str, names: Mapping[str, str], 
     """
     _refuse_stage_of_a_flow(stage, context)
 
-    def maker(output: str, name: str) -> Callable[[], pa.Table]:
-        def make() -> pa.Table:
-            # Called when nobody else can write the stage any more.
-            return tables[output] if part is None else with_slice(tables[output], _committed(stage, name, context), part, output)
+    outputs = {name: output for output, name in names.items()}
 
-        return make
+    def adjust(name: str, new: Any) -> pa.Table:
+        return new if part is None else with_slice(new, _committed(stage, name, context), part, outputs[name])
 
-    report = put_tables(
-        stage, {name: maker(output, name) for output, name in names.items()}, config=context, note=f"pipedag score into {stage}"
-    )
-    for failure in report.failures:
-        if failure.error is not None:
-            raise failure.error
+    values = {name: tables[output] for output, name in names.items()}
+    report = put_tables(stage, values, config=context, note=note, external_id=external_id, adjust=adjust)
     if not report.is_committed:
-        reasons = "; ".join(item.message or item.reason for item in report.reports if not item.outcome.is_good)
-        raise ConfigError(f"Stage {stage!r} of instance {context.instance_name!r} could not be written: {reasons}.", stage=stage)
+        error = next((failure.error for failure in report.failures if failure.error is not None), None)
+        raise error or RunError(f"Stage {stage} was not committed: {'; '.join(item.message for item in report.reports if item.message)}")
+    return {output: report.entries[stage][name].identity for output, name in names.items()}
 
 
 def with_slice(new: pa.Table, old: pa.Table | None, part: Slice, output: str = "") -> pa.Table:

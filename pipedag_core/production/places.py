@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +19,10 @@ from pyarrow import csv, feather
 
 from pipedag_core.config.context import ConfigContext
 from pipedag_core.config.wire import open_catalog, open_table_store
-from pipedag_core.errors import ConfigError, InputMismatch
+from pipedag_core.errors import ConfigError, InputMismatch, UnsupportedByStore
 from pipedag_core.ports.data import BatchSource, Form, StoredTable
-from pipedag_core.production.into_tables import TABLE, Slice, places_of, write
+from pipedag_core.production.into_tables import TABLE, Slice, places_of, stage_and_table, write
+from pipedag_core.stores.arrow_hash import ContentHasher
 
 if TYPE_CHECKING:
     from pipedag_core.production.flow import ProductionFlow
@@ -39,28 +41,53 @@ _WRITE: Final[Mapping[str, Callable[[pa.Table, Path], Any]]] = {
 }
 
 
+@final
+@dataclass(frozen=True)
+class Scored:
+    """An output that was written.
+
+    Attributes:
+        place: Where: a file, or `table:stage.name`.
+        rows: How many.
+        columns: Names and types of its columns.
+        version: Equal for equal rows, whatever their order; "" where that cannot be told.
+    """
+
+    place: str
+    rows: int
+    columns: tuple[tuple[str, str], ...]
+    version: str
+
+
 def score(
     prod: ProductionFlow,
     inputs: Mapping[str, str],
     outputs: Mapping[str, str],
     context: Callable[[], ConfigContext],
+    *,
     part: Slice | None = None,
-) -> dict[str, int]:
+    note: str = "pipedag score",
+    external_id: str = "",
+) -> dict[str, Scored]:
     """Run a production flow from places to places.
+
+    All outputs are computed before any is written. Tables are all in one stage, which changes at once; then each file is replaced at once.
 
     Args:
         prod: The production flow.
         inputs: Name of an input (`clean.flights`) -> its place: a file, or `table:stage.name`.
-        outputs: Name of an output -> its place: a file, or `table:stage.name`. All tables are in one stage.
-        context: Called for the instance whose tables are read or written, if any are.
+        outputs: Name of an output -> the file it goes to, or `table:stage.name`.
+        context: Called for the instance whose tables are read or written, if any is.
         part: The rows of this run in tables that others write, too; None if an output is all of its table.
+        note, external_id: Who writes, and under which id of an orchestrator, as for `put_tables`.
 
     Returns:
-        Name of each output -> its rows.
+        Name of each output -> what was written.
 
     Raises:
         ConfigError: A place is of no kind that is known, or there is no such table or file.
         InputMismatch: An input is missing or unlike that in training, or an output is no table.
+        Exception: Whatever a table could not be written for.
     """
     stage, names = places_of(outputs)
     files = {name: Path(place) for name, place in outputs.items() if name not in names}
@@ -70,20 +97,34 @@ def score(
         raise ConfigError(f"--slice {part.column}={part.value} is for outputs that are tables: --output NAME=table:STAGE.TABLE.")
     given: dict[str, Any] = {}
     for name, place in inputs.items():
-        _put(given, name, _read_table(place.removeprefix(TABLE), context()) if place.startswith(TABLE) else _read_file(Path(place)))
+        _put(given, name, _read_table(place, context()) if place.startswith(TABLE) else _read_file(Path(place)))
     found = prod.run(given, list(outputs), as_type=pa.Table)
     tables: dict[str, pa.Table] = {}
     for name, value in found.items():
         if not prod.is_frame(value):
-            raise InputMismatch(
-                f"Output {name!r} is a {type(value).__name__}, not a table, so it cannot go to a file or table.", problems=(name,)
-            )
+            raise InputMismatch(f"Output {name!r} is a {type(value).__name__}, not a table, so it cannot be written.", problems=(name,))
         tables[name] = prod.to_arrow(value)
-    if names:
-        write(tables, stage, names, part, context())
+    stored = (
+        write({name: tables[name] for name in names}, stage, names, part, context(), note=note, external_id=external_id) if names else {}
+    )
     for name, path in files.items():
         _write_file(tables[name], path)
-    return {name: table.num_rows for name, table in tables.items()}
+    return {name: _told(outputs[name], table, stored.get(name)) for name, table in tables.items()}
+
+
+def _told(place: str, table: pa.Table, identity: str | None) -> Scored:
+    columns = tuple((field.name, str(field.type)) for field in table.schema)
+    return Scored(place, table.num_rows, columns, _version(table) if identity is None else identity)
+
+
+def _version(table: pa.Table) -> str:
+    try:
+        hasher = ContentHasher(table.schema)
+    except UnsupportedByStore:
+        return ""
+    for batch in table.to_batches():
+        hasher.update(batch)
+    return hasher.result() or ""
 
 
 def _put(given: dict[str, Any], name: str, value: Any) -> None:
@@ -123,15 +164,16 @@ def _write_file(table: pa.Table, path: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _read_table(name: str, context: ConfigContext) -> pa.Table:
-    stage, _, table = name.casefold().partition(".")
+def _read_table(place: str, context: ConfigContext) -> pa.Table:
+    stage, table = stage_and_table(place)
     catalog = open_catalog(context)
     store = open_table_store(context)
     try:
         found = catalog.shown().get(stage, {}).get(table)
         if not isinstance(found, StoredTable):
             raise ConfigError(
-                f"Instance {context.instance_name!r} has no committed table {name!r}. `pipedag status` lists stages.", table=name
+                f"Instance {context.instance_name!r} has no committed table '{stage}.{table}'. `pipedag status` lists stages.",
+                table=f"{stage}.{table}",
             )
         with store.session("pipedag score") as access:
             source = access.read(found, Form.BATCHES)

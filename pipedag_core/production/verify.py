@@ -15,12 +15,13 @@ from pipedag_core.define.inout import InOutSpecification
 from pipedag_core.define.walk import is_plain
 from pipedag_core.errors import FlowError, ProductionError, VerificationFailed
 from pipedag_core.plan.production import cut
+from pipedag_core.plan.specification import Place
 from pipedag_core.ports.data import BatchSource, Form, StoredBlob, StoredTable, TableSource
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.production.comparing import compare_tables
 from pipedag_core.production.flow import Origin, ProductionFlow
 from pipedag_core.production.frozen import map_frozen
-from pipedag_core.production.program import build
+from pipedag_core.production.program import Program, build
 from pipedag_core.production.shapes import listed
 from pipedag_core.production.snapshot import Snapshot, open_snapshot
 from pipedag_core.run.inputs import leaves
@@ -62,16 +63,12 @@ def verify(
     Tables with a primary key are compared by it, others after sorting. Where something is ignored, the production flow may give more rows than training:
     what is ignored may have said which rows to leave out.
     """
-    found = (
-        origin
-        if origin is not None and flow is None and config is None and instance is None
-        else _found(prod, origin, config, instance, flow)
-    )
+    found = _found(prod, origin, config, instance, flow)
     program, places = build(found.cut)
     with open_snapshot(found.flow, found.context) as snapshot:
         _same_generations(prod, snapshot)
         with snapshot.session.tables.session("ProductionFlow.verify") as access:
-            inputs = {name: _loaded(snapshot, access, snapshot.value(places[slot])) for name, slot in program.inputs.items()}
+            inputs = _inputs(snapshot, access, program, places)
             stored = _expected(snapshot, found)
             keys = _keys(stored)
             expected = {name: _loaded(snapshot, access, value) for name, value in stored.items()}
@@ -94,6 +91,26 @@ def verify(
     return Verification(tuple(compared), explained.changes, tuple(notes))
 
 
+def training_inputs(
+    prod: ProductionFlow,
+    origin: Origin | None,
+    config: PipedagConfig | ConfigContext | None,
+    instance: str | None,
+    flow: Flow | tuple[Flow, InOutSpecification] | None,
+) -> dict[str, Any]:
+    """Return the inputs that training has committed; see `ProductionFlow.training_inputs`."""
+    found = _found(prod, origin, config, instance, flow)
+    program, places = build(found.cut)
+    with open_snapshot(found.flow, found.context) as snapshot:
+        _same_generations(prod, snapshot)
+        with snapshot.session.tables.session("ProductionFlow.training_inputs") as access:
+            return _inputs(snapshot, access, program, places)
+
+
+def _inputs(snapshot: Snapshot, access: StoreSession, program: Program, places: Mapping[int, Place]) -> dict[str, Any]:
+    return {name: _loaded(snapshot, access, snapshot.value(places[slot])) for name, slot in program.inputs.items()}
+
+
 def _found(
     prod: ProductionFlow,
     origin: Origin | None,
@@ -102,6 +119,8 @@ def _found(
     flow: Flow | tuple[Flow, InOutSpecification] | None,
 ) -> Origin:
     """Return the training flow that a production flow was made of: the one given, or the one its provenance names."""
+    if origin is not None and flow is None and config is None and instance is None:
+        return origin
     provenance = prod.provenance
     name = prod.parts.program.flow
     context = configuration(config, instance or (provenance["instance"] if config is None else None), name)

@@ -163,8 +163,10 @@ def decode_output(found: FoundResult) -> Any:
                 return make(selection_from(node["selection"]), [leaf(source) for source in node["sources"]])
             case "raw":
                 return RawTables({name: renamed(found.objects[inner["id"]], found.stage, name) for name, inner in node["tables"].items()})
+            case "beside":
+                return codec.decode(node["value"], leaf)
             case "late":
-                return LateValue(node["maker"], f"{found.stage}.{found.result.task}")
+                return LateValue(node["maker"], f"{found.stage}.{found.result.task}", node.get("about", ""))
             case other:
                 raise UnsupportedValue(
                     f"The catalog holds a value of the unknown kind {other!r} for task {found.stage}.{found.result.task}. It was written by another "
@@ -228,6 +230,9 @@ def _frame_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
 def _opaque_leaf(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, Stage):
         return {"$": "stage", "name": value.name}
+    if isinstance(value, LateValue):
+        # Neither where it comes from nor what is made of it has a say in anything.
+        return {"$": "late", "maker": value.maker}
     if getattr(value, "__pipedag_config__", False):
         return {"$": "config", "instance": str(getattr(value, "instance_id", "")), "content": _config_text(value)}
     return None

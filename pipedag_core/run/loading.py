@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
+from pipedag_core.define.contracts import contracts_of
+from pipedag_core.define.shapes import UNKNOWN, annotation_of
 from pipedag_core.define.task import Task
 from pipedag_core.define.walk import segment
 from pipedag_core.errors import FlowError, PipedagError, StoredDataMissing, TracingRefused
@@ -47,6 +50,7 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
     references: References = {}
     hook = _hook(session, task) if inputs.placeholders else None
     inputs = with_columns(access, task, inputs)
+    contracts = {path: cls for name, value in inputs.parameters.items() for path, cls in _contracts(task, name, value).items()}
 
     def leaf(value: Any, path: str) -> Any:
         if isinstance(value, StoredBlob):
@@ -56,9 +60,27 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
         found = read_table(session, access, hook, value, task.options.input_type, inputs.labels[path], path)
         if hook.by_reference:
             references[id(found)] = (found, value)
-        return found
+        contract = session.hooks.contract(contracts[path]) if path in contracts else None
+        if contract is None or not isinstance(found, contract.frame_type):
+            return found
+        return contract.check(found, f"Argument {path!r} of task {task.stage.name}.{task.id}")
 
     return Loaded(inputs, {name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
+
+
+def _contracts(task: Task, name: str, value: Any) -> Mapping[str, type]:
+    """Return path -> contract for the tables of one argument."""
+    parameters = task.function.signature.parameters
+    parameter = parameters.get(name)
+    if parameter is None:
+        # One of the keywords that are gathered.
+        parameter = next((item for item in parameters.values() if item.kind is inspect.Parameter.VAR_KEYWORD), None)
+        if parameter is None:
+            return {}
+    annotation = annotation_of(task.fn, parameter.name)
+    if annotation is UNKNOWN:
+        return {}
+    return contracts_of(tuple[annotation, ...] if parameter.kind is inspect.Parameter.VAR_POSITIONAL else annotation, value, segment(name))
 
 
 def with_columns(access: StoreSession, task: Task, inputs: TaskInputs) -> TaskInputs:

@@ -25,9 +25,11 @@ from pipedag_core.ports.data import (
     Written,
 )
 from pipedag_core.ports.events import PointReached
+from pipedag_core.ports.hooks import RowContract
+from pipedag_core.run.loading import read_table
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
-from pipedag_core.run.slots import Mark, MarkedView, Place, Policy, Slot, is_small, marked_text, missing
+from pipedag_core.run.slots import Beside, Mark, MarkedView, Place, Policy, Slot, is_small, marked_text, missing
 from pipedag_core.run.views import loaded, make
 
 log = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ def write(place: Place, marked: Any, slots: Sequence[Slot], generation: int, pol
                 # Named twice in one output, it is one table.
                 slot.stored = slot.stored or _same_external(slot, new)
             if slot.stored is None:
-                new.extend(_write_slot(place, slot, readable.get(index, ""), generation, policy))
+                new.extend(write_slot(place, slot, readable.get(index, ""), generation, policy))
                 place.session.tell(PointReached(place.run.id, "after_write"))
             slot.release()
         return _output(place, marked, slots, readable, new)
@@ -94,7 +96,8 @@ def discard(session: Session, objects: Sequence[StoredObject]) -> None:
         session.blobs.drop(blobs)
 
 
-def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Policy) -> list[NewObject]:
+def write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Policy) -> list[NewObject]:
+    """Write one slot that is not stored yet under a readable name, and return what is to be recorded; nothing if equal rows are stored already."""
     if slot.blob is not None:
         return [_write_blob(place, slot, name, generation)]
     if isinstance(slot.obj, ExternalTableReference):
@@ -106,9 +109,12 @@ def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Po
     # What type_map makes of rows in memory is known only when they are written.
     retyped = bool(slot.options.type_map) and is_small(slot.data, place.session)
     hash_content = slot.content_hash is None and (policy.hash_always or streamed_frame or retyped)
-    target = Target(place.stage, generation, name, place.task.id, slot.options, hash_content)
+    comment = slot.comment or place.task.function.description
+    target = Target(place.stage, generation, name, place.task.id, slot.options, hash_content, comment, slot.comments)
     written = _with_place(place, name, lambda: place.access.write(slot.data, target, prepared=slot.prepared))  # pyright: ignore[reportArgumentType]
     table = _stored(place, slot, written, target, policy)
+    if slot.contract is not None:
+        _check_rows(place, table, slot.contract)
     key, base_key = slot.key or table.identity, slot.base_key or table.identity
     if hash_content and table.content_hash is not None and slot.key is None:
         # Only now is it known what the rows are; if they are stored already, the new copy is not needed.
@@ -123,6 +129,19 @@ def _write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Po
             log.warning("%s: stored %s, which has the same rows, is gone or damaged; the new one takes its place", place.who, same.name)
     slot.stored = table
     return [NewObject(table, key, base_key)]
+
+
+def _check_rows(place: Place, table: StoredTable, contract: RowContract) -> None:
+    """Hold what has been written against its contract, and remove it if it breaks it: rows of queries and lazy frames are there only now."""
+    hook = place.session.hooks.for_type(contract.frame_type)
+    try:
+        rows = read_table(place.session, place.access, hook, table, contract.frame_type, table.name, table.name)
+        contract.check(rows, f"Table {table.name!r} of {place.who}")
+    except BaseException as error:
+        place.session.tables.drop([table.location])
+        if isinstance(error, PipedagError):
+            error.__dict__.update({"table": table.name, "stage": place.stage, "task": place.task.id})
+        raise
 
 
 def _with_place(place: Place, name: str, action: Any) -> Any:
@@ -261,6 +280,6 @@ def _check_views(place: Place, marked: Any, slots: Sequence[Slot]) -> None:
         assert isinstance(stored, (StoredTable, ExternalTable))
         return stored
 
-    for path, item in iter_leaves(marked):
+    for path, item in iter_leaves(marked.value if isinstance(marked, Beside) else marked):
         if isinstance(item, MarkedView):
             loaded(source(item), place.access, f"{place.who}{f', output {path!r}' if path else ''}")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast, final
 
 from pipedag_core.cache import codec, fingerprint
 from pipedag_core.cache.fingerprint import Fingerprint
+from pipedag_core.define.contracts import contracts_of
 from pipedag_core.define.task import Task
 from pipedag_core.define.values import Blob, ExternalTableReference, RawSql, Table, View
 from pipedag_core.define.walk import iter_leaves, join, map_leaves
@@ -33,7 +34,7 @@ from pipedag_core.ports.data import (
     TableOptions,
     TableSource,
 )
-from pipedag_core.ports.hooks import TableHook, WriteContext
+from pipedag_core.ports.hooks import RowContract, TableHook, WriteContext
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run.inputs import TaskInputs
 from pipedag_core.run.notes import add_note
@@ -43,6 +44,9 @@ from pipedag_core.run.views import selection_of, selection_text
 log = logging.getLogger(__name__)
 
 _PLAIN = (str, bytes, int, float, bool, type(None))
+
+#: Frames whose rows are in memory.
+_FRAMES = ("polars.DataFrame", "pandas.DataFrame", "pyarrow.Table", "pyarrow.RecordBatch")
 
 
 @final
@@ -77,7 +81,8 @@ class Policy:
 class Slot:
     """One table, blob, script or table of somebody else in a returned nest, on its way into the store.
 
-    `is_nameless`: it is stored or known already and is only a source of something returned, so it gets no readable name.
+    `is_nameless`: it is stored or known already and is only a source of something returned, so it gets no readable name. `contract`: what its rows
+    have to be, and have not been found to be yet.
     """
 
     path: str
@@ -94,11 +99,19 @@ class Slot:
     stored: StoredObject | None = None
     tables: dict[str, StoredTable] = field(default_factory=dict[str, StoredTable])
     is_nameless: bool = False
+    contract: RowContract | None = None
+    comment: str = ""
+    comments: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def is_external(self) -> bool:
         """Whether this is a table that somebody else owns, returned as a reference to it."""
         return isinstance(self.obj, ExternalTableReference)
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether rows are in memory as a frame that can be looked at before it is written."""
+        return any(_short_type_name(kind) in _FRAMES for kind in type(self.obj).__mro__)
 
     @property
     def is_script(self) -> bool:
@@ -128,6 +141,15 @@ class MarkedView:
     sources: tuple[Mark | MarkedView, ...]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A returned nest, and tables that were written on the way to it."""
+
+    value: Any
+    tables: tuple[Mark, ...]
+
+
 def marked_text(marked: Any, leaf: Callable[[Mark], Mapping[str, Any]]) -> str:
     """Return a marked nest as canonical text, with `leaf(mark)` for what was stored and views by what they select.
 
@@ -135,18 +157,28 @@ def marked_text(marked: Any, leaf: Callable[[Mark], Mapping[str, Any]]) -> str:
         UnsupportedValue: Something in the nest cannot be kept as a plain value; the message names its path.
     """
 
-    def node(item: Mark | MarkedView) -> Mapping[str, Any]:
+    def node(item: Mark | MarkedView | Beside) -> Mapping[str, Any]:
         if isinstance(item, Mark):
             return leaf(item)
+        if isinstance(item, Beside):
+            return {"$": "beside", "value": encoded(item.value), "tables": [leaf(mark) for mark in item.tables]}
         return {"$": "view", "selection": selection_text(item.selection), "sources": [node(source) for source in item.sources]}
 
-    return codec.dumps(codec.encode(marked, lambda item, _: node(item) if isinstance(item, (Mark, MarkedView)) else None))
+    def encoded(nest: Any) -> Any:
+        return codec.encode(nest, lambda item, _: node(item) if isinstance(item, (Mark, MarkedView, Beside)) else None)
+
+    return codec.dumps(encoded(marked))
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where outputs go, and for whom."""
+    """Where outputs go, and for whom.
+
+    Attributes:
+        references: id of an object that stands for a stored table, view or blob -> the object, and what it stands for.
+        early: Id of a table that was written in the middle of the task -> the name that it asked for.
+    """
 
     session: Session
     access: StoreSession
@@ -156,7 +188,8 @@ class Place:
     position: str
     stages: frozenset[str]
     inputs: TaskInputs
-    references: Mapping[int, tuple[Any, TableSource]]
+    references: dict[int, tuple[Any, TableSource]]
+    early: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
 
     @property
     def who(self) -> str:
@@ -171,6 +204,7 @@ def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
         UnsupportedValue: Something in the nest can be neither stored nor kept as a plain value; the message names its path.
     """
     slots: list[Slot] = []
+    contracts = contracts_of(place.task.function.returns, value)
 
     def enter(slot: Slot) -> Mark:
         slots.append(slot)
@@ -201,7 +235,7 @@ def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
         reference = place.references.get(id(item))
         if reference is not None and isinstance(reference[1], (StoredView, ExternalTable)):
             return known(reference[1], path)
-        slot = _slot(place, item, path)
+        slot = _slot(place, item, path, contracts.get(path))
         return item if slot is None else enter(slot)
 
     def view(item: View, path: str) -> MarkedView:
@@ -225,14 +259,14 @@ def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
     return marked, slots
 
 
-def _slot(place: Place, item: Any, path: str) -> Slot | None:
+def _slot(place: Place, item: Any, path: str, contract: type | None) -> Slot | None:
     reference = place.references.get(id(item))
-    if reference is not None:
+    if reference is not None and contract is None:
         # What is stored itself comes from `pipedag_core.run.supplied`, and stays what it was called.
         stored = cast("StoredTable | StoredBlob", reference[1])
-        return Slot(path, item, item.name if item is stored else None, stored=stored)
+        return Slot(path, item, item.name if item is stored else place.early.get(stored.id), stored=stored)
     if isinstance(item, Table):
-        return _table_slot(place, cast("Table[Any]", item), path)
+        return table_slot(place, cast("Table[Any]", item), path, contract)
     if isinstance(item, Blob):
         return Slot(path, item, item.name)
     if isinstance(item, RawSql):
@@ -248,16 +282,22 @@ def _slot(place: Place, item: Any, path: str) -> Slot | None:
     hook = settings.hooks.for_object(item)
     if hook is None or (settings.auto_table and not names & set(settings.auto_table)):
         return None
-    return Slot(path, item, None, hook=hook)
+    return _under(place, contract, Slot(path, item, None, hook=hook))
 
 
-def _table_slot(place: Place, table: Table[Any], path: str) -> Slot:
+def table_slot(place: Place, table: Table[Any], path: str, contract: type | None = None) -> Slot:
+    """Return the slot of a wrapped table.
+
+    Raises:
+        UnsupportedValue: No hook understands what is in it.
+    """
     where = {"stage": place.stage, "task": place.task.id}
     dialect = place.session.tables.capabilities.dialect
     types = {column: place.session.hooks.sql_type(kind, dialect) for column, kind in table.type_map.items()}
     options = TableOptions(table.primary_key, table.indexes, types, table.nullable, table.non_nullable, table.materialization_details)
+    contract = table.annotation if table.annotation is not None else contract
     reference = place.references.get(id(table.obj))
-    if reference is not None and options == TableOptions() and isinstance(reference[1], StoredTable):
+    if reference is not None and contract is None and options == TableOptions() and isinstance(reference[1], StoredTable):
         return Slot(path, table.obj, table.name, stored=reference[1])
     hook = place.session.hooks.for_object(table.obj)
     if hook is None:
@@ -266,7 +306,29 @@ def _table_slot(place: Place, table: Table[Any], path: str) -> Slot:
             "Return a data frame, an Arrow table, a query, or Blob(...) for other objects.",
             **where,
         )
-    return Slot(path, table.obj, table.name, options, hook)
+    return _under(place, contract, Slot(path, table.obj, table.name, options, hook))
+
+
+def _under(place: Place, contract: type | None, slot: Slot) -> Slot:
+    """Return a slot with what its contract asks of the table; what `Table(...)` says itself goes before that."""
+    if contract is None:
+        return slot
+    said = slot.contract = place.session.hooks.contract(contract)
+    options, dialect = slot.options, place.session.tables.capabilities.dialect
+    types: Mapping[str, str] = options.type_map
+    if not slot.has_frame:
+        # Frames in memory are cast by the contract itself.
+        types = {column: place.session.hooks.sql_type(kind, dialect) for column, kind in said.types.items()} | dict(options.type_map)
+    silent = options.nullable is None and options.non_nullable is None
+    slot.options = replace(
+        options,
+        primary_key=options.primary_key or said.primary_key,
+        non_nullable=said.non_nullable if silent else options.non_nullable,
+        type_map=types,
+        contract=said.token,
+    )
+    slot.comment, slot.comments = said.comment, said.comments
+    return slot
 
 
 def _is_no_table(slot: Slot) -> bool:
@@ -315,6 +377,9 @@ def _prepare_slot(place: Place, slot: Slot, policy: Policy) -> None:
         slot.prepared = access.prepare(slot.obj.sql, place.inputs.placeholders, place.stages)
         _query_keys(slot, place, version, policy)
     elif slot.hook is not None:
+        if slot.contract is not None and slot.has_frame:
+            slot.obj = slot.contract.check(slot.obj, f"Table {slot.declared or slot.path or task.id!r} of {place.who}")
+            slot.hook, slot.contract = session.hooks.for_object(slot.obj) or slot.hook, None
         context = WriteContext(access, session.tables.capabilities, f"{place.stage}.{task.id}", slot.path, session.hooks.args(slot.hook))
         slot.data = slot.hook.write(slot.obj, context)
         if isinstance(slot.data, QueryData):

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, cast, final
 
@@ -16,6 +16,7 @@ from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.define.context import TaskContext, executing
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
+from pipedag_core.define.values import Table
 from pipedag_core.errors import FreshInput, MaterializationError, StoredDataMissing, TracingRefused, UnsupportedByStore, UnsupportedValue
 from pipedag_core.plan.model import Plan, PlanTask
 from pipedag_core.ports.catalogs import FoundResult, GenerationKey, TaskResult
@@ -27,6 +28,7 @@ from pipedag_core.run.inputs import INPUTS, TaskInputs, leaves, map_inputs, reso
 from pipedag_core.run.loading import Loaded, load, load_empty
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.memory import RunMemory
+from pipedag_core.run.midway import Midway
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.pointing import point
 from pipedag_core.run.session import Run, Session
@@ -286,11 +288,14 @@ def _refuse_fresh_input(job: Job, *, lazy: bool) -> None:
 
 def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) -> StepReport:
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
-        place, marked, slots = _outcome(job, access)
-        prepare(place, slots, policy)
-        reuse(place, slots, policy)
-        _tell_computed(job, slots)
-        output = outputs.write(place, marked, slots, job.generation.number, policy)
+        midway, marked, slots = _outcome(job, access, policy)
+        with midway:
+            place = midway.place
+            prepare(place, slots, policy)
+            reuse(place, slots, policy)
+            _tell_computed(job, slots)
+            output = outputs.write(place, marked, slots, job.generation.number, policy)
+    output.new += midway.new
     key = policy.fingerprint
     result = _result(job, output, parts, Outcome.RAN, reason)
     return _record(job, replace(result, fingerprint=key.full if key else "", base_fingerprint=key.base if key else ""), output)
@@ -299,10 +304,11 @@ def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) ->
 def _run_lazy(job: Job, forced: bool) -> StepReport:
     cache_value = _cache_value(job)
     policy = Policy("lazy", forced, not forced, _by_base(job), cache_value, None)
-    with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
-        place, marked, slots = _outcome(job, access)
+    with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access, ExitStack() as stack:
+        midway, marked, slots = _outcome(job, access, policy)
+        place = stack.enter_context(midway).place
         prepare(place, slots, policy)
-        parts = {**query_parts(slots, job.inputs), **job.inputs.parts()}
+        parts = {**query_parts(slots, place.inputs), **job.inputs.parts()}
         if job.task.options.version is not None:
             parts = {"version": str(job.task.options.version), **parts}
         if cache_value is not None:
@@ -334,10 +340,11 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
                 _refuse_fresh_input(job, lazy=True)
             _tell_computed(job, slots)
             output = outputs.write(place, marked, slots, job.generation.number, policy)
+            output.new += midway.new
             # Rows that are known only when they are written may turn out to be stored already.
             if not slots:
                 outcome, reason = Outcome.RAN, "returns no table, always runs"
-            elif not left or not (output.new or forced or any(slot.is_script for slot in left)):
+            elif not output.new and not (left and (forced or any(slot.is_script for slot in left))):
                 outcome, reason = Outcome.CACHED, "cache valid"
             else:
                 try:
@@ -379,12 +386,18 @@ def _trace(job: Job) -> str:
         if not job.task.options.takes_late and late.has_late(job.inputs.parameters):
             loaded = replace(loaded, parameters=late.supply(loaded.parameters, None)[0])
         place = _place(job, access, loaded)
+        midway: list[Table[Any]] = []
+
+        def note(table: Table[Any], **_: Any) -> Any:
+            midway.append(table)
+            return table.obj
+
         try:
-            value = _call(job, loaded)
+            value = _call(job, loaded, note)
         except BaseException as error:
             add_note(error, f"while AUTO_VERSION called task {job.planned.id} on empty inputs to see what it would do")
             raise
-        marked, slots = collect(place, value)
+        marked, slots = collect(place, {"returned": value, "materialized": midway} if midway else value)
         refuse_opaque(place, slots)
         if not slots:
             raise TracingRefused(
@@ -416,17 +429,22 @@ def _place(job: Job, access: StoreSession, loaded: Loaded) -> Place:
     return Place(job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, loaded.inputs, loaded.references)
 
 
-def _outcome(job: Job, access: StoreSession) -> tuple[Place, Any, list[Slot]]:
+def _outcome(job: Job, access: StoreSession, policy: Policy, *, writes: bool = True) -> tuple[Midway, Any, list[Slot]]:
     """Load the arguments and call the function. The arguments are let go of before anything is written."""
     loaded = load(job.session, access, job.task, job.inputs)
     if not job.task.options.takes_late and late.has_late(job.inputs.parameters):
         parameters, made = late.supply(loaded.parameters, _task_context(job))
         job.remembered.update(made)
         loaded = replace(loaded, parameters=parameters)
-    place = _place(job, access, loaded)
-    value = _call(job, loaded)
-    _check_count(job, value)
-    return (place, *collect(place, value))
+
+    def before_query() -> None:
+        if policy.kind == "lazy" and policy.lookup:
+            _refuse_fresh_input(job, lazy=True)
+
+    with Midway(_place(job, access, loaded), job.generation.number, policy, before_query, writes=writes) as midway:
+        value = _call(job, loaded, midway.materialize)
+        _check_count(job, value)
+        return (midway, *midway.beside(*collect(midway.place, value)))
 
 
 def _check_count(job: Job, value: Any) -> None:
@@ -443,18 +461,18 @@ def _check_count(job: Job, value: Any) -> None:
     )
 
 
-def _task_context(job: Job) -> TaskContext:
+def _task_context(job: Job, materialize: Callable[..., Any] | None = None) -> TaskContext:
     def earlier(source: str) -> tuple[str, ...]:
         return late.earlier(job.session, job.run, job.plan, job.planned, source)
 
-    return TaskContext(job.plan.flow, job.planned.stage, job.planned.task, job.run.id, job.session.config, _refuse_imperative, earlier)
+    return TaskContext(job.plan.flow, job.planned.stage, job.planned.task, job.run.id, job.session.config, materialize or _refuse, earlier)
 
 
 class _context:  # noqa: N801 -- a context manager reads as a verb
     """Marks the task as the one that is executed in this thread."""
 
-    def __init__(self, job: Job) -> None:
-        self._value = _task_context(job)
+    def __init__(self, job: Job, materialize: Callable[..., Any] | None = None) -> None:
+        self._value = _task_context(job, materialize)
 
     def __enter__(self) -> None:
         self._token = executing.set(self._value)
@@ -463,14 +481,14 @@ class _context:  # noqa: N801 -- a context manager reads as a verb
         executing.reset(self._token)
 
 
-def _refuse_imperative(*_: Any, **__: Any) -> Any:
-    raise UnsupportedByStore("Writing a table in the middle of a task is not supported yet. Return the table from the task instead.")
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise UnsupportedByStore("Only a task's own function can write a table with materialize(), not its cache function.")
 
 
-def _call(job: Job, loaded: Loaded) -> Any:
+def _call(job: Job, loaded: Loaded, materialize: Callable[..., Any]) -> Any:
     args, kwargs = job.task.bind(loaded.parameters)
     around = job.task.options.call_context or nullcontext
-    with _context(job):
+    with _context(job, materialize):
         try:
             with around():
                 return job.task.fn(*args, **kwargs)

@@ -13,6 +13,7 @@ from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import GenerationKey, TaskResult
 from pipedag_core.run.inputs import resolve
 from pipedag_core.run.lookup import plan_lookup
+from pipedag_core.run.midway import WouldWrite
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.slots import Policy, prepare, query_parts
 from pipedag_core.run.task_run import Job, _outcome, _trace  # pyright: ignore[reportPrivateUsage] -- of one room
@@ -64,6 +65,10 @@ def _queries(job: Job, before: Mapping[str, str]) -> Mapping[str, str] | None:
     elif not any(key.startswith("query") for key in before):
         return None
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id} (looking)") as access:
-        place, _, slots = _outcome(job, access)
-        prepare(place, slots, Policy("lazy", False, False, False, None, None))
-    return query_parts(slots, job.inputs)
+        policy = Policy("lazy", False, True, False, None, None)
+        try:
+            midway, _, slots = _outcome(job, access, policy, writes=False)
+        except WouldWrite:
+            return {"query of a table written on the way": ""}
+        prepare(midway.place, slots, policy)
+    return query_parts(slots, midway.place.inputs)

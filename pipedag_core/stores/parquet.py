@@ -143,7 +143,13 @@ class ParquetStore:
 
     @contextmanager
     def _lend(self) -> Generator[Any]:
-        engine = self._open_engine()
+        if self._engine is None:
+            from pipedag_core.stores.duckdb_spare import SPARE
+
+            with SPARE.lend() as connection:
+                yield connection
+            return
+        engine = self._engine
         connection = engine.cursor()
         try:
             yield connection

@@ -172,7 +172,7 @@ class SqlSession:
     def _order(self, target: Target, where: str) -> Order:
         schema = self._names.generation(target.stage, target.generation)
         check_bytes(target.name, self._dialect.max_name_bytes, f"name of {where}")
-        return Order(schema, self._names.attempts(schema, target.name), target.options, where)
+        return Order(schema, self._names.attempts(schema, target.name), target.options, where, target.comment, target.comments)
 
     def _check_length(self, name: str, where: str) -> None:
         size = len(name.encode())

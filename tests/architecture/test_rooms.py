@@ -12,6 +12,7 @@ ROOMS = {
     "airflow": ["pipedag_airflow/"],
     "blake3": ["pipedag_core/stores/arrow_hash.py"],
     "dagster": ["pipedag_dagster/"],
+    "dataframely": ["pipedag_core/hooks/polars_dataframely.py"],
     "dask": ["pipedag_core/engines/dask.py"],
     "duckdb": ["pipedag_core/stores/", "pipedag_core/hooks/duckdb", "pipedag_core/production/sql.py"],
     "fsspec": ["pipedag_core/stores/"],
@@ -22,9 +23,12 @@ ROOMS = {
     "kubernetes": ["pipedag_airflow/"],
     "mlflow": ["pipedag_mlflow/"],
     "msgpack": ["pipedag_core/hooks/polars_trace.py"],
-    "pandas": ["pipedag_core/hooks/pandas.py"],
+    "pandera": ["pipedag_core/hooks/pandera.py"],
+    # MLflow hands frames of pandas to models.
+    "pandas": ["pipedag_core/hooks/pandas.py", "pipedag_mlflow/asking.py", "pipedag_mlflow/model.py", "pipedag_mlflow/signature.py"],
     "polars": ["pipedag_core/hooks/polars"],
     "prefect": ["pipedag_core/engines/prefect.py"],
+    "pydiverse": ["pipedag_core/hooks/polars_colspec.py"],
     # Dagster's resources and components are models of it.
     "pydantic": ["pipedag_dagster/component.py", "pipedag_dagster/resource.py"],
     # Result and `show` hand out rows of stored tables, in no type of the user's.
@@ -35,6 +39,12 @@ ROOMS = {
         "pipedag_core/run/result.py",
         "pipedag_core/production/",
         "pipedag_core/testing/",
+        # Tables of an evaluation come to MLflow in this form, and what a model is asked is made of it.
+        "pipedag_mlflow/documents.py",
+        "pipedag_mlflow/asked.py",
+        "pipedag_mlflow/fixed.py",
+        "pipedag_mlflow/model.py",
+        "pipedag_mlflow/signature.py",
     ],
     # Made only for those who ask for an object of this library.
     "pydot": ["pipedag_core/plan/draw.py"],

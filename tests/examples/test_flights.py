@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import uuid
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
+import psycopg
 import pytest
 import sqlalchemy as sa
 import yaml
 from duckdb_sqlalchemy import Dialect
+from polars.testing import assert_frame_equal
 
 from pipedag_core import PipedagConfig, ProductionFlow, Table
 from pipedag_core.errors import InputMismatch
 from pipedag_core.plan.production import cut
+from tests.postgres_server import url_with
 
 DAGS = Path(__file__).parents[2] / "dags"
 # The pipelines are scripts of their own, not a part of the package.
@@ -419,3 +424,54 @@ def test_the_demo_extracts_verifies_and_scores_what_the_pipeline_has_made():
     assert "--verify" in demo.EXTRACT
     assert DAGS / demo.BUNDLE == score.BUNDLE
     assert DAGS / demo.EXPLORE == score.EXPLORE
+
+
+@pytest.mark.slow
+def test_the_same_pipeline_in_postgresql_makes_the_same_tables(settings, tmp_path, postgres_url, monkeypatch):
+    name = f"flights_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    monkeypatch.setenv("FLIGHTS_DATABASE", url_with(postgres_url, database=name))
+    made = {}
+    try:
+        for instance in ("mini", "postgres"):
+            config = settings.get(instance)
+            flow, spec = flights.get_pipeline(config.attrs)
+            result = flow.run(config=config, fail_fast=True)
+            made[instance] = {
+                task.name: result.get(task, as_type=pl.DataFrame) for stage in flow.stages for task in stage.tasks if task.name in COMPARED
+            }
+        again = flights.get_pipeline(config.attrs)[0].run(config=config, fail_fast=True)
+        assert {outcome.value for outcome in again.task_states.values()} == {"cached"}
+        assert flow.extract(spec, config=config).verify().changes == ()
+        with psycopg.connect(os.environ["FLIGHTS_DATABASE"]) as connection:
+            assert connection.execute('SELECT count(*) FROM "flights_postgres_04_features".history').fetchone() == (6736,)
+    finally:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    for task in COMPARED:
+        for (path, mini), (_, postgres) in zip(sorted(tables(made["mini"][task])), sorted(tables(made["postgres"][task])), strict=True):
+            key = [column for column in mini.columns if not mini[column].dtype.is_float()]
+            assert_frame_equal(postgres.sort(key), mini.sort(key), check_dtypes=True, check_exact=False, rel_tol=1e-9), path
+
+
+#: Tasks whose tables do not depend on the order of rows.
+COMPARED = {
+    "read_input_data",
+    "clean",
+    "observe_outcomes",
+    "mark_train_test_set",
+    "economic_representation",
+    "define_target",
+    "features",
+    "calibrate_tables",
+    "apply_calibration",
+}
+
+
+def tables(value):
+    """Yield (name, table) of a nest that is a table or a dictionary of tables."""
+    if isinstance(value, dict):
+        yield from value.items()
+    else:
+        yield "", value

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pipedag_core import PipedagConfig
+from tests.flows import places
 
-STORES = ("parquet", "duckdb", "postgres")
 
-
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=places.STORES)
 def store_kind(request):
     """Each kind of store in turn."""
     return request.param
@@ -40,3 +39,24 @@ def make_store(store_kind, tmp_path, request):
 def each_store(make_store):
     """The configuration of an instance on each kind of store in turn."""
     return make_store()
+
+
+@pytest.fixture
+def new_place(store_kind, tmp_path, request):
+    """Return what gives places on each kind of store in turn, for other processes to work in."""
+    url = request.getfixturevalue("postgres_url") if store_kind == "postgres" else ""
+    given = []
+
+    def new():
+        given.append(places.new_place(store_kind, tmp_path / f"place{len(given)}", url))
+        return given[-1]
+
+    yield new
+    for place in given:
+        places.clear(place)
+
+
+@pytest.fixture
+def place(new_place):
+    """A place on each kind of store in turn."""
+    return new_place()

@@ -148,3 +148,30 @@ def test_a_maker_that_is_not_loaded_is_an_error_that_says_so(config):
     assert isinstance(error, RunError)
     assert "nobody knows" in str(error)
     assert "s.stranger" in str(error)
+
+
+def test_what_the_maker_is_told_reaches_it_and_has_no_say_in_anything(config):
+    told = []
+
+    @late_maker("test record with a word")
+    def make_with_word(value, context):
+        told.append(value.about)
+        return "made"
+
+    def run(word):
+        @materialize
+        def record_with_word():
+            return LateValue("test record with a word", about=word)
+
+        @materialize(version="1.0")
+        def takes(value):
+            return 1
+
+        with Flow("told") as flow, Stage("s"):
+            takes(record_with_word())
+        return flow.run(config=config)
+
+    assert run("one").successful
+    second = run("two")
+    assert told == ["one"]
+    assert next(report.outcome.value for report in second.reports if report.task == "takes") == "cached"

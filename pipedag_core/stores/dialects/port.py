@@ -30,12 +30,15 @@ class Order:
         places: Names that it may take in that schema, best first. The dialect takes the first that is free and keeps it from others until it is done.
         options: As declared. Columns that they name are checked by the dialect, which sees the columns first.
         where: Task and table, for messages.
+        comment, comments: What people are told of the table, and of its columns, in databases where they look for that.
     """
 
     schema: str
     places: Iterable[Place]
     options: TableOptions
     where: str
+    comment: str = ""
+    comments: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @final

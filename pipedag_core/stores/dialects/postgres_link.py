@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
+from pipedag_core.databases.postgres import Held, tell_name
 from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
-from pipedag_core.ports.data import TableSchema
+from pipedag_core.ports.data import TableOptions, TableSchema
 from pipedag_core.stores import viewsql
 from pipedag_core.stores.dialects import postgres_tables as tables
 from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder, TableIsGone
@@ -32,6 +35,9 @@ _AGAIN = frozenset({"40001", "40P01"})
 
 _NO_SCHEMA = "3F000"
 
+#: Options that ask for nothing.
+_PLAIN = TableOptions()
+
 #: What tells the columns of a query, for a moment.
 _VIEW = Place("pg_temp", "pipedag_columns")
 
@@ -48,7 +54,7 @@ class PostgresLink:
     def __init__(self, dialect: PostgresDialect, label: str) -> None:
         self._dialect = dialect
         self.label = label
-        self._held: Any = None
+        self._held: Held | None = None
         self._streams: list[Any] = []
 
     # --- reading ------------------------------------------------------------------------------------------------------------------
@@ -59,7 +65,7 @@ class PostgresLink:
         for place in dict.fromkeys(places):
             if not self._columns(place):
                 raise TableIsGone(self._dialect.named(place))
-        self._held.untidy = True
+        self.mark_untidy()
         return connection
 
     def columns(self, place: Place) -> TableSchema:
@@ -126,22 +132,36 @@ class PostgresLink:
     def from_query(self, order: Order, query: str, readable: str) -> Made:
         """Make a table with CREATE TABLE AS."""
         details = tables.details_of(self._dialect.labels, order.options.materialization_details, order.where)
+        # What asks for nothing more can be committed at once: nobody reads it before it is recorded.
+        is_plain = order.options == _PLAIN
+        places = iter(order.places)
+        first = next(places)
 
-        def make(connection: Any) -> Made:
+        def make(connection: Any, claimed: Any) -> Made:
             run = _rows_of(connection)
-            place = tables.claim(run, order)
+            place = first if claimed.fetchone()[0] else tables.claim(run, places, order.where)
             text = self._cast(run, order, query) if order.options.type_map else query
-            # The line end keeps a comment at the query's end from swallowing what follows.
-            cursor = connection.execute(f"{tables.create(place, details)}{tables.tablespace(details)} AS {text}\n")
-            columns = tables.columns_of(run, place)
+            # The line end keeps a comment at the query's end from swallowing what follows. All at once is one way to the server and back.
+            statements = [
+                f"{tables.create(place, details)}{tables.tablespace(details)} AS {text}\n",
+                tables.asking_columns(place),
+                tables.table_comment(place, order),
+                "COMMIT" if is_plain else "",
+            ]
+            made = connection.execute(";".join(filter(None, statements)))
+            rows = made.rowcount
+            made.nextset()
+            columns = tables.columns_from(made.fetchall())
             names = [column.name for column in columns]
             if not names:
+                if is_plain:
+                    run(f"DROP TABLE {place.sql}")
                 raise MaterializationError(f"{order.where} has no columns. Return a query with at least one.\n{readable}", query=readable)
             check_columns(order.options, names, order.where)
-            tables.finish(run, place, order.options, names, cursor.rowcount)
-            return Made(place, with_nullability(tables.schema_of(run, place, columns), order.options), cursor.rowcount)
+            tables.finish(run, place, order, names, rows)
+            return Made(place, with_nullability(tables.schema_of(run, place, columns), order.options), rows)
 
-        return self.transact(make, order.where, readable, order.schema)
+        return self._transact(make, order.where, readable, order.schema, tables.claiming(first))
 
     def _cast(self, run: tables.Run, order: Order, query: str) -> str:
         run(f"CREATE TEMPORARY VIEW pipedag_columns AS {query}\n")
@@ -183,7 +203,7 @@ class PostgresLink:
         cursor = connection.cursor()
         try:
             run = postgres_arrow.statement(cursor)
-            place = tables.claim(run, order)
+            place = tables.claim(run, order.places, order.where)
             filled = set() if options.type_map else set(filled_columns(options, names))
             columns = ", ".join(
                 f"{quote_identifier(name)} {how.sql}{' NOT NULL' if name in filled else ''}" for name, how in zip(names, kept, strict=True)
@@ -196,7 +216,9 @@ class PostgresLink:
             ]
             if changes:
                 run(f"ALTER TABLE {place.sql} {', '.join(changes)}")
-            tables.finish(run, place, options, names, counted.rows)
+            if order.comment:
+                run(tables.table_comment(place, order))
+            tables.finish(run, place, order, names, counted.rows)
             schema = from_arrow(pa.schema([pa.field(name, how.back, name not in filled) for name, how in zip(names, kept, strict=True)]))
             if changes:
                 schema = tables.schema_of(run, place, tables.columns_of(run, place))
@@ -243,15 +265,35 @@ class PostgresLink:
             schema: Made before, if it is not there.
             begin: A statement that is run first in the transaction.
         """
+        # Named before, since nothing may come before what sets the transaction's isolation.
+        self._connection()
+        return self._transact(lambda connection, _: action(connection), where, readable, schema, begin)
+
+    def _transact(self, action: Callable[[Any, Any], T], where: str, readable: str, schema: str, first: str) -> T:
+        """Carry out one transaction, as `transact` does; the action gets the rows of the first statement, and may have committed."""
         self._dialect.ensure_schema(schema)
         for number in range(1, _TRIES + 1):
-            connection = self._connection()
+            held = self._take()
+            connection = held.connection
+            begun = False
             try:
-                with connection.transaction():
-                    if begin:
-                        connection.execute(begin)
-                    return action(connection)
-            except psycopg.Error as error:
+                answer = connection.execute(f"{held.naming(self.label)}BEGIN;{first}")
+                begun, held.label = True, self.label
+                while answer.nextset():
+                    pass
+                result = action(connection, answer)
+                if connection.info.transaction_status is not TransactionStatus.IDLE:
+                    connection.execute("COMMIT")
+            except BaseException as error:
+                if not connection.closed and connection.info.transaction_status is not TransactionStatus.IDLE:
+                    held.label = ""
+                    with suppress(psycopg.Error):
+                        connection.rollback()
+                if not isinstance(error, psycopg.Error):
+                    raise
+                if connection.closed and not begun and number < _TRIES:
+                    # It was lost while nobody used it.
+                    continue
                 if number < _TRIES and error.sqlstate == _NO_SCHEMA and not self._dialect.has_schema(schema):
                     # Clean-up has removed it, since it was empty.
                     self._dialect.ensure_schema(schema, again=True)
@@ -259,6 +301,8 @@ class PostgresLink:
                     raise translate(error, f"{where} ({self.label})", readable, connection) from error
                 else:
                     time.sleep(0.02 * number)
+            else:
+                return result
         raise AssertionError
 
     def _guarded(self, action: Callable[[tables.Run], T], where: str) -> T:
@@ -269,12 +313,17 @@ class PostgresLink:
             raise translate(error, where, "", connection) from error
 
     def _connection(self) -> Any:
+        held = self._take(self.label)
+        tell_name(held, self.label)
+        return held.connection
+
+    def _take(self, label: str | None = None) -> Held:
         if self._held is not None and self._held.connection.closed:
             held, self._held = self._held, None
             self._dialect.database.give_back(held)
         if self._held is None:
-            self._held = self._dialect.database.take(self.label)
-        return self._held.connection
+            self._held = self._dialect.database.take(label)
+        return self._held
 
 
 def _rows_of(connection: Any) -> tables.Run:

@@ -68,6 +68,23 @@ _GRANTS: Final = """
     FROM pg_catalog.pg_default_acl d JOIN pg_catalog.pg_roles o ON o.oid = d.defaclrole, aclexplode(d.defaclacl) a
     LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee WHERE d.defaclnamespace = %(schema)s AND a.grantee <> d.defaclrole"""
 
+#: Comments are found and set where they are, since a commit does not know them.
+_TELL: Final = """
+DECLARE told record;
+BEGIN
+    FOR told IN
+        SELECT v.view, a.attname, d.description FROM (VALUES {pairs}) AS v (view, source)
+        JOIN pg_catalog.pg_description d ON d.objoid = v.source::regclass AND d.classoid = 'pg_catalog.pg_class'::regclass
+        LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.objoid AND a.attnum = d.objsubid AND d.objsubid > 0
+    LOOP
+        IF told.attname IS NULL THEN
+            EXECUTE format('COMMENT ON VIEW %s IS %L', told.view, told.description);
+        ELSE
+            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', told.view, told.attname, told.description);
+        END IF;
+    END LOOP;
+END"""
+
 _KINDS: Final = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES"}
 
 
@@ -78,6 +95,14 @@ def view(place: Place, table: Place) -> str:
     begins, but the view counts as one of two tables.
     """
     return f"CREATE VIEW {place.sql} AS SELECT stored.* FROM {table.sql} AS stored, (SELECT) AS read_only"
+
+
+def _telling(views: Mapping[Place, Place]) -> str:
+    """Return the statement that gives views the comments of their tables and columns; "" without views."""
+    if not views:
+        return ""
+    pairs = ", ".join(f"({quote_literal(place.sql)}, {quote_literal(table.sql)})" for place, table in views.items())
+    return f"DO {quote_literal(_TELL.format(pairs=pairs))}"
 
 
 # --- looking ------------------------------------------------------------------------------------------------------------------------
@@ -271,6 +296,7 @@ class Switch:
             *(_grant(fresh, row) for row in grants if row[0].startswith("default ")),
             *(view(Place(fresh, name), place) for name, place in tables.items()),
             *(_grant(fresh, row) for row in grants if row[0] == "schema" or (row[0] in ("view", "column") and row[1] in tables)),
+            _telling({Place(fresh, name): place for name, place in tables.items()}),
         ]
         return [statement for statement in statements if statement]
 

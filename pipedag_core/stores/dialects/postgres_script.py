@@ -12,7 +12,7 @@ from pipedag_core.errors import DuplicateName, MaterializationError, QueryFailed
 from pipedag_core.naming import normalize, quote_identifier
 from pipedag_core.stores import sqltext
 from pipedag_core.stores.dialects import postgres_tables as tables
-from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder
+from pipedag_core.stores.dialects.port import Made, ScriptOrder
 from pipedag_core.stores.dialects.postgres_errors import translate
 from pipedag_core.stores.sql_names import Place
 from pipedag_core.stores.sqlrefs import stage_references
@@ -170,7 +170,7 @@ def _made(connection: Any, own: str, order: ScriptOrder) -> dict[str, Made]:
 
 
 def _frozen(connection: Any, run_: tables.Run, view: Place, readable: str, order: ScriptOrder) -> Place:
-    place = tables.claim(run_, Order(order.schema, order.attempts(readable), tables.TableOptions(), order.where))
+    place = tables.claim(run_, order.attempts(readable), order.where)
     connection.execute(f"CREATE TABLE {place.sql} AS SELECT * FROM {view.sql}")
     return place
 

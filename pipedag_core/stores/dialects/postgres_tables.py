@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipedag_core.arrow_schema import from_arrow
 from pipedag_core.errors import ConfigError, MaterializationError
 from pipedag_core.naming import quote_identifier, quote_literal
-from pipedag_core.ports.data import TableOptions, TableSchema
+from pipedag_core.ports.data import TableSchema
 from pipedag_core.stores.dialects import postgres_types as types
 from pipedag_core.stores.dialects.port import Order
 from pipedag_core.stores.sql_names import Place
@@ -55,17 +55,20 @@ def details_of(labels: Mapping[str, Mapping[str, Any]], label: str | None, where
     return Details(bool(merged.get("unlogged", False)), merged.get("tablespace"))
 
 
-def claim(run: Run, order: Order) -> Place:
-    """Take the first place that nobody has, until the end of the transaction."""
-    for place in order.places:
-        # Without the lock, whoever comes second would wait for the end of the first one's query, and fail then.
-        name = quote_literal(place.sql)
-        [(free,)] = run(
-            f"SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({name}, 0)) AND pg_catalog.to_regclass({name}) IS NULL"
-        )
+def claim(run: Run, places: Iterable[Place], where: str) -> Place:
+    """Take the first of some places that nobody has, until the end of the transaction; `where` is for messages."""
+    for place in places:
+        [(free,)] = run(claiming(place))
         if free:
             return place
-    raise MaterializationError(f"{order.where}: all names for further attempts are taken. Let clean-up run.")
+    raise MaterializationError(f"{where}: all names for further attempts are taken. Let clean-up run.")
+
+
+def claiming(place: Place) -> str:
+    """Return the statement that takes a place until the end of the transaction, and tells whether it was free."""
+    # Without the lock, whoever comes second would wait for the end of the first one's query, and fail then.
+    name = quote_literal(place.sql)
+    return f"SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({name}, 0)) AND pg_catalog.to_regclass({name}) IS NULL"
 
 
 def create(place: Place, details: Details) -> str:
@@ -96,8 +99,17 @@ def check_type(run: Run, kind: str, column: str, where: str) -> None:
         )
 
 
-def finish(run: Run, place: Place, options: TableOptions, names: Sequence[str], rows: int | None) -> None:
-    """Give a filled table its keys, and the planner what it wants to know."""
+def table_comment(place: Place, order: Order) -> str:
+    """Return the statement that tells people of a table; "" if there is nothing to tell."""
+    return f"COMMENT ON TABLE {place.sql} IS {quote_literal(order.comment)}" if order.comment else ""
+
+
+def finish(run: Run, place: Place, order: Order, names: Sequence[str], rows: int | None) -> None:
+    """Give a filled table its keys and the comments of its columns, and the planner what it wants to know."""
+    options = order.options
+    for name in names:
+        if name in order.comments:
+            run(f"COMMENT ON COLUMN {place.sql}.{quote_identifier(name)} IS {quote_literal(order.comments[name])}")
     changes = [f"ALTER COLUMN {quote_identifier(name)} SET NOT NULL" for name in filled_columns(options, names)]
     if options.primary_key:
         changes.append(f"ADD PRIMARY KEY ({_columns(options.primary_key)})")
@@ -115,7 +127,17 @@ def _columns(names: Sequence[str]) -> str:
 
 def columns_of(run: Run, place: Place) -> list[types.SqlColumn]:
     """Return the columns of a table; none if there is no such table."""
-    return [types.SqlColumn(*row) for row in run(types.COLUMNS.replace("%s", quote_literal(place.sql)))]
+    return columns_from(run(asking_columns(place)))
+
+
+def columns_from(rows: Sequence[tuple[Any, ...]]) -> list[types.SqlColumn]:
+    """Return the columns that the query of `asking_columns` has told."""
+    return [types.SqlColumn(*row) for row in rows]
+
+
+def asking_columns(place: Place) -> str:
+    """Return the query that tells a table's columns, as the arguments of `SqlColumn`."""
+    return types.COLUMNS.replace("%s", quote_literal(place.sql))
 
 
 def schema_of(run: Run, place: Place, columns: Sequence[types.SqlColumn]) -> TableSchema:

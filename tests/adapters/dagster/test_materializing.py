@@ -95,7 +95,13 @@ def test_every_table_is_an_asset_that_its_stage_materializes(flow, world, any_st
     assert (facts["dagster/row_count"], facts["outcome"]) == (1, "ran")
     assert [column.name for column in facts["dagster/column_schema"].columns] == ["amount", "twice"]
     assert facts["dagster/column_schema"].constraints.other == ["primary key (amount)"]
+    assert facts["dagster/table_name"].endswith("models.totals")
+    assert facts["dagster/uri"].endswith("models/totals")
+    assert facts["dagster/storage_kind"] in ("parquet", "duckdb", "postgres")
     assert "SQL" in found["marts/doubled"].metadata
+    lineage = found["marts/doubled"].metadata["dagster/column_lineage"].value.deps_by_column
+    source = dg.TableColumnDep(dg.AssetKey(["raw", "orders"]), "amount")
+    assert lineage == {"amount": [source], "twice": [source]}
     assert visible(any_store, "models", "totals") == [[6, 12]]
     [ours], leases = catalog_of(any_store)
     assert (ours.state, ours.info.external_id, leases) == ("succeeded", result.run_id, [])
@@ -231,3 +237,29 @@ def test_a_table_that_the_plan_does_not_know_is_told_as_well(config, instance, m
     result = dg.materialize(learned, instance=instance)
     assert result.success
     assert sorted(materialized(result)) == ["only/several_b", "only/several_c"]
+
+
+def test_columns_of_queries_in_text_are_traced_to_other_stages(any_store, instance, materialized):
+    @materialize(outputs=["orders"])
+    def orders():
+        return Table(pl.DataFrame({"Amount": [1], "k": [2]}), "orders")
+
+    @materialize(lazy=True, input_type=sa.Table)
+    def joined(orders):
+        table = orders.original
+        return Table(
+            sa.text(
+                f'SELECT o.*, x."Amount" + o.k AS s FROM "{table.schema}"."{table.name}" AS o JOIN "{table.schema}"."{table.name}" AS x USING (k)'
+            )
+        )
+
+    with Flow("text") as flow:
+        with Stage("raw"):
+            table = orders()
+        with Stage("marts"):
+            joined(table)
+    found = materialized(dg.materialize(build_assets(flow, config=any_store), instance=instance))
+    lineage = found["marts/joined"].metadata["dagster/column_lineage"].value.deps_by_column
+    key = dg.AssetKey(["raw", "orders"])
+    assert lineage["s"] == [dg.TableColumnDep(key, "Amount"), dg.TableColumnDep(key, "k")]
+    assert lineage["Amount"] == [dg.TableColumnDep(key, "Amount")]

@@ -92,6 +92,17 @@ def database(empty_database, tmp_path):
     return f"sqlite:///{path}"
 
 
+@pytest.fixture
+def by_default(database):
+    """MLflow is set to the test's own database, as with MLFLOW_TRACKING_URI."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(database)
+    yield database
+    mlflow.set_tracking_uri(before)
+
+
 @pytest.fixture(scope="session")
 def server(empty_database, tmp_path_factory):
     """Address of a tracking server, the same for all tests of a process."""

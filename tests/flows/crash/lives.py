@@ -55,11 +55,11 @@ class Executioner:
         self.touched += 1
 
 
-def _live(pipe, folder, marker, points, files, threads):
-    executioner = Executioner(str(folder), points, files)
+def _live(pipe, place, marker, points, files, threads):
+    executioner = Executioner(place.folder, points, files)
     executioner.watch_files()
     pipe.send("born")
-    result = pipeline.run(folder, marker, threads=threads, observers=[executioner])
+    result = pipeline.run(place, marker, threads=threads, observers=[executioner])
     pipe.send((result.successful, executioner.passed, executioner.touched))
 
 
@@ -67,15 +67,16 @@ class Life:
     """One process that runs the pipeline once.
 
     Args:
-        folder, marker: Where, and with which marker.
+        place, marker: Where, and with which marker.
         points, files: Where it dies by its own hand; see `Executioner`.
         threads: Whether steps run at the same time.
     """
 
-    def __init__(self, folder, marker, *, points=None, files=None, threads=False):
+    def __init__(self, place, marker, *, points=None, files=None, threads=False):
+        self._place = place
         context = fork_context()
         self._here, there = context.Pipe()
-        self._process = context.Process(target=_live, args=(there, folder, marker, points, files, threads))
+        self._process = context.Process(target=_live, args=(there, place, marker, points, files, threads))
         self._process.start()
         there.close()
         assert self._here.recv() == "born"
@@ -89,6 +90,7 @@ class Life:
         """Kill it now, if it still lives, and return whether it did."""
         self._process.kill()
         self._process.join()
+        self._place.settle()
         return self._process.exitcode == -signal.SIGKILL
 
     def end(self):
@@ -98,5 +100,6 @@ class Life:
         except EOFError:
             told = None
         self._process.join()
+        self._place.settle()
         assert (told is None) == (self._process.exitcode == -signal.SIGKILL), self._process.exitcode
         return told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipedag_core import Blob, Flow, PipedagConfig, SequentialEngine, Stage, Table, ThreadEngine, materialize
+from pipedag_core import Blob, Flow, SequentialEngine, Stage, Table, ThreadEngine, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.ports.data import BatchSource, Form, StoredTable
 
@@ -22,7 +22,7 @@ def load(marker):
 def query(marker):
     from sqlalchemy import text
 
-    return text(f"SELECT CAST({int(marker)} AS BIGINT) AS marker FROM range(4)")
+    return text(f"SELECT CAST({int(marker)} AS BIGINT) AS marker UNION ALL SELECT {int(marker)}")
 
 
 @materialize(version="1.0", input_type=pa.Table)
@@ -62,17 +62,10 @@ def make_flow(marker: int) -> Flow:
     return flow
 
 
-def make_config(folder):
-    """Return a configuration under which a dead run's lease would hold for an hour, and clean-up spares nothing."""
-    store = {"class": "parquet", "args": {"base_path": f"{folder}/{{instance_id}}", "threads": 1}}
-    instance = {"table_store": store, "lease_ttl": "1h", "retention": {"committed": 2, "failed": 1, "minimum_age": "0s"}}
-    return PipedagConfig({"instances": {"__any__": instance}}).get()
-
-
-def run(folder, marker, *, threads=False, observers=()):
+def run(place, marker, *, threads=False, observers=()):
     """Run the flow and return its result."""
     engine = ThreadEngine(max_workers=2) if threads else SequentialEngine()
-    return make_flow(marker).run(config=make_config(folder), orchestration_engine=engine, observers=observers)
+    return make_flow(marker).run(config=place.config, orchestration_engine=engine, observers=observers)
 
 
 def markers_in(session, stages):

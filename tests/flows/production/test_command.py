@@ -80,10 +80,27 @@ def test_a_bundle_scores_files_and_tables_into_a_file(command, tmp_path, inputs)
     assert len(pl.read_csv(tmp_path / "scores.csv")) == len(two)
 
 
+def test_scores_go_into_a_table_beside_what_its_stage_holds(command, inputs):
+    import polars as pl
+
+    from pipedag_core.runner import put_table, stored_value
+
+    assert command("run", FLOW).exit_code == 0
+    assert command("extract", FLOW, "-o", "bundle").exit_code == 0
+    put_table("scores", "others", pl.DataFrame({"x": [1]}), instance="default")
+    words = ["--input", "clean.flights=table:cleaned.flights", "--input", "clean.places=table:cleaned.places", "--instance", "default"]
+    for _ in range(2):
+        told = command("score", "bundle", *words, "--output", "predict=table:scores.late")
+        assert told.exit_code == 0, told.output
+    assert stored_value("scores", "late", pl.DataFrame).shape == (6, 2)
+    assert stored_value("scores", "others", pl.DataFrame)["x"].to_list() == [1]
+
+
 @pytest.mark.parametrize(
     ("places", "told"),
     [
         (["--output", "predict=scores.xls"], ".parquet"),
+        (["--output", "predict=table:scores"], "write table:STAGE.TABLE"),
         ([], "--output NAME=FILE"),
         (["--input", "clean.flights", "--output", "predict=a.csv"], "write NAME=PLACE"),
         (["--input", "clean.flights=none.parquet", "--output", "predict=a.csv"], "There is no file 'none.parquet'"),

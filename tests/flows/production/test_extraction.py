@@ -268,6 +268,8 @@ def test_after_training_has_gone_on_there_is_nothing_to_compare_with(config):
     assert declare()[0].run(config=config).successful
     with pytest.raises(ProductionError, match=r"Training has gone on since this was extracted: b \(g"):
         prod.verify()
+    with pytest.raises(ProductionError, match="Training has gone on"):
+        prod.training_inputs()
 
 
 def test_a_loaded_bundle_verifies_against_the_flow_that_is_passed(trained, config, prod, tmp_path):

@@ -644,3 +644,10 @@ def test_a_run_opens_no_file_and_no_connection(tmp_path):
     code = CLOSED.format(root=str(Path(__file__).parents[3]), store=str(tmp_path / "closed"), limits=textwrap.dedent(LIMITS))
     told = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=False, timeout=300)
     assert told.stdout.strip() == "closed", told.stderr
+
+
+def test_what_training_had_as_inputs_can_be_had_again(prod, inputs):
+    found = prod.training_inputs()
+    assert {name: table.num_rows for name, table in found["clean"].items()} == {"flights": 6, "places": 3}
+    answer, known = prod.run(found), prod.run(inputs)
+    assert pl.DataFrame(answer).sort("id").equals(pl.DataFrame(known).sort("id"))

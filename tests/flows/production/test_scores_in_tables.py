@@ -33,7 +33,8 @@ def scored(prod, each_store, inputs, tmp_path):
         file = tmp_path / f"flights-{'-'.join(map(str, ids))}.parquet"
         inputs["clean"]["flights"].filter(pl.col("id").is_in(ids)).write_parquet(file)
         given = {"clean.flights": str(file), "clean.places": "table:cleaned.places"}
-        return score(prod, given, outputs or {"predict": place}, lambda: each_store, None if day is None else Slice("day", day))
+        done = score(prod, given, outputs or {"predict": place}, lambda: each_store, part=None if day is None else Slice("day", day))
+        return {name: item.rows for name, item in done.items()}
 
     return run
 

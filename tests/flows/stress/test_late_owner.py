@@ -37,9 +37,9 @@ class At:
 class Elsewhere:
     """A run that this process carries out as if it were another machine's, whose lease nobody renews."""
 
-    def __init__(self, folder, marker, *observers):
+    def __init__(self, place, marker, *observers):
         self.flow = pipeline.make_flow(marker)
-        self.config = pipeline.make_config(folder)
+        self.config = place.config
         self.plan = self.flow.plan(instance=self.config.instance_name)
         self.observers = observers
         info = RunInfo("late", self.plan.flow, self.plan.instance or "", self.plan.digest, RunOptions().to_json(), ELSEWHERE, ttl_s=1.0)
@@ -51,15 +51,15 @@ class Elsewhere:
             return [execute_step(session, self.run, self.flow, self.plan, self.plan.step(name)) for name in names]
 
 
-def die_elsewhere(folder):
+def die_elsewhere(place):
     """Die with files written and nothing recorded."""
-    Elsewhere(folder, 1, At("before_record", lambda: os.kill(os.getpid(), signal.SIGKILL))).step("open:raw", "task:raw.load")
+    Elsewhere(place, 1, At("before_record", lambda: os.kill(os.getpid(), signal.SIGKILL))).step("open:raw", "task:raw.load")
 
 
-def test_a_late_owner_cannot_record_what_it_wrote(tmp_path):
-    config = pipeline.make_config(tmp_path)
+def test_a_late_owner_cannot_record_what_it_wrote(place):
+    config = place.config
     done = []
-    late = Elsewhere(tmp_path, 1, At("before_record", lambda: done.append(pipeline.run(tmp_path, 2))))
+    late = Elsewhere(place, 1, At("before_record", lambda: done.append(pipeline.run(place, 2))))
     opened, refused = late.step("open:raw", "task:raw.load")
     assert opened.outcome is Outcome.OPENED
     # The other run waited for the lease to expire, and went on.
@@ -72,34 +72,34 @@ def test_a_late_owner_cannot_record_what_it_wrote(tmp_path):
         assert [finding.trouble for finding in examine(session, lives, grace_s=0).findings if finding.trouble is Trouble.STRAY] == []
 
 
-def test_a_late_owner_cannot_commit(tmp_path):
-    config = pipeline.make_config(tmp_path)
-    late = Elsewhere(tmp_path, 1)
+def test_a_late_owner_cannot_commit(place):
+    config = place.config
+    late = Elsewhere(place, 1)
     late.step("open:raw", "task:raw.load", "task:raw.query")
-    assert pipeline.run(tmp_path, 2).successful
+    assert pipeline.run(place, 2).successful
     with open_session(config) as session, pytest.raises(LeaseLost, match="may not write"):
         session.catalog.commit("late", ["raw"])
     assert pipeline.read(config) == dict.fromkeys(pipeline.TABLES, 2)
 
 
-def test_stray_files_of_an_owner_that_died_elsewhere_do_no_harm(tmp_path):
-    config = pipeline.make_config(tmp_path)
-    worker = Worker(die_elsewhere, tmp_path)
+def test_stray_files_of_an_owner_that_died_elsewhere_do_no_harm(place):
+    config = place.config
+    worker = Worker(die_elsewhere, place)
     with pytest.raises(EOFError):
         worker.result(120)
     worker.end()
-    assert pipeline.run(tmp_path, 2).successful
+    assert pipeline.run(place, 2).successful
     assert pipeline.read(config) == dict.fromkeys(pipeline.TABLES, 2)
     with open_session(config) as session:
         while session.catalog.unfinished()[0].expires > time.time():
             time.sleep(0.05)
         found = examine(session, lives, grace_s=0).findings
         assert {finding.trouble for finding in found} == {Trouble.DEAD_RUN, Trouble.STRAY}
-        assert {finding.subject for finding in found if finding.trouble is Trouble.STRAY} == {
-            "raw/g1/first.parquet",
-            "raw/g1/second.parquet",
-            "raw/g1/blob.pickle",
-        }
-        assert examine(session, lives).stray_tables == [], "strays are left alone for an hour"
+        strays = [finding.subject for finding in found if finding.trouble is Trouble.STRAY]
+        assert sorted(name for where in strays for name in ("blob", "first", "second") if name in where) == ["blob", "first", "second"]
+        assert len(strays) == 3
+        # Databases do not tell when a table was written; there it is enough that its owner can no longer record it.
+        if place.kind == "parquet":
+            assert examine(session, lives).stray_tables == [], "strays are left alone for an hour"
         assert mend(session, lives, grace_s=0).findings == []
     assert pipeline.read(config) == dict.fromkeys(pipeline.TABLES, 2)

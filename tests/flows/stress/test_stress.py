@@ -25,13 +25,12 @@ PATIENCE_S = 240
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS + 2 * PATIENCE_S)]
 
 
-def test_writers_and_readers_do_not_disturb_each_other(tmp_path):
-    folder = tmp_path / "store"
-    committed = [traffic.write(folder, "setup", 0, threads=False)]
+def test_writers_and_readers_do_not_disturb_each_other(place):
+    committed = [traffic.write(place, "setup", 0, threads=False)]
     until = time.time() + SECONDS
-    writers = [traffic.Worker(traffic.keep_writing, folder, f"writer{i}", until, i % 2 == 0) for i in range(4)]
-    readers = [traffic.Worker(traffic.keep_reading, folder, f"looker{i}", until, False) for i in range(2)]
-    runners = [traffic.Worker(traffic.keep_running_on_inputs, folder, f"reader{i}", until, i == 0) for i in range(2)]
+    writers = [traffic.Worker(traffic.keep_writing, place, f"writer{i}", until, i % 2 == 0) for i in range(4)]
+    readers = [traffic.Worker(traffic.keep_reading, place, f"looker{i}", until, False) for i in range(2)]
+    runners = [traffic.Worker(traffic.keep_running_on_inputs, place, f"reader{i}", until, i == 0) for i in range(2)]
     try:
         written = [writer.result(SECONDS + PATIENCE_S) for writer in writers]
         seen = [reader.result(PATIENCE_S) for reader in readers]
@@ -43,7 +42,7 @@ def test_writers_and_readers_do_not_disturb_each_other(tmp_path):
     assert all(runs)
     assert all(written)
     committed += [generations for one in written for generations in one]
-    with open_session(traffic.make_config(folder)) as session:
+    with open_session(place.config) as session:
         for stage in ("shared", "other"):
             # Every commit has its own number, and none is missing: nobody's was lost.
             assert sorted(generations[stage] for generations in committed) == list(range(1, len(committed) + 1))

@@ -8,7 +8,7 @@ from itertools import count
 
 import pyarrow as pa
 
-from pipedag_core import Flow, PipedagConfig, SequentialEngine, Stage, ThreadEngine, materialize
+from pipedag_core import Flow, SequentialEngine, Stage, ThreadEngine, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import StoredDataMissing
 from pipedag_core.ports.data import Form, StoredTable
@@ -37,7 +37,7 @@ def right(marker):
 def asked(marker):
     from sqlalchemy import text
 
-    return text(f"SELECT '{marker}' AS marker FROM range(3)")
+    return text(f"SELECT '{marker}' AS marker UNION ALL SELECT '{marker}'")
 
 
 @materialize
@@ -62,8 +62,8 @@ def mine(table, own):
 
 
 @materialize(input_type=pa.Table)
-def first(table, folder):
-    wait_for_commits(folder, "shared", 3)
+def first(table, place):
+    wait_for_commits(place, "shared", 3)
     return table
 
 
@@ -74,9 +74,9 @@ def second(first, table, *others):
     return table
 
 
-def wait_for_commits(folder, stage, wanted):
+def wait_for_commits(place, stage, wanted):
     """Let others commit a stage so often that clean-up would take what was current before, if nobody held it; they may have ended, too."""
-    with open_session(make_config(folder)) as session:
+    with open_session(place.config) as session:
         before = session.catalog.current(stage)
         for _ in range(300):
             if session.catalog.current(stage) >= before + wanted:
@@ -84,7 +84,7 @@ def wait_for_commits(folder, stage, wanted):
             time.sleep(0.01)
 
 
-def make_flow(who, number, folder=""):
+def make_flow(who, number, place=None):
     """Return the flow of a writer or a reader; its markers name both."""
     marker = f"{who}-{number}"
     with Flow("traffic") as flow:
@@ -95,7 +95,7 @@ def make_flow(who, number, folder=""):
             made.update(declare(marker, number))
         with Stage(f"of_{who}"):
             if who.startswith("reader"):
-                once = first(made["left"], str(folder))
+                once = first(made["left"], place)
                 second(once, made["left"], made["right"], made["asked"])
             else:
                 mine(made["left"], marker)
@@ -113,20 +113,13 @@ def _other(marker, _):
         return {"far": far(near(marker))}
 
 
-def make_config(folder):
-    """Return a configuration in which clean-up spares nothing that a run does not hold, and a lease never expires by the machine's slowness."""
-    store = {"class": "parquet", "args": {"base_path": f"{folder}/{{instance_id}}", "threads": 1}}
-    instance = {"table_store": store, "lease_ttl": "1h", "retention": {"committed": 2, "failed": 1, "minimum_age": "0s"}}
-    return PipedagConfig({"instances": {"__any__": instance}}).get()
-
-
 # --- those who write ----------------------------------------------------------------------------------------------------------------
 
 
-def write(folder, who, number, *, threads):
+def write(place, who, number, *, threads):
     """Run the whole flow once, check what it says of itself, and return stage -> the generation that it committed."""
     engine = ThreadEngine(max_workers=3) if threads else SequentialEngine()
-    result = make_flow(who, number).run(config=make_config(folder), orchestration_engine=engine)
+    result = make_flow(who, number).run(config=place.config, orchestration_engine=engine)
     assert result.successful, result.exception
     commits = [report for report in result.reports if report.step.startswith("commit:")]
     assert {report.outcome for report in commits} == {Outcome.COMMITTED}
@@ -135,23 +128,23 @@ def write(folder, who, number, *, threads):
     return {report.stage: int(report.reason.rpartition(" g")[2]) for report in commits}
 
 
-def keep_writing(folder, who, until, threads):
+def keep_writing(place, who, until, threads):
     """Write until the time comes, and return all generations that were committed."""
     done = []
     for number in count():
         if time.time() > until and number > 1:
             return done
-        done.append(write(folder, who, number, threads=threads))
+        done.append(write(place, who, number, threads=threads))
     return None
 
 
 # --- those who read -----------------------------------------------------------------------------------------------------------------
 
 
-def keep_reading(folder, who, until, threads):
+def keep_reading(place, who, until, threads):
     """Look at what is current, without holding it, until the time comes; return how many whole stages were seen."""
     seen = 0
-    with open_session(make_config(folder)) as session:
+    with open_session(place.config) as session:
         while time.time() <= until or seen < 10:
             for stage, entries in session.catalog.shown().items():
                 seen += look(session, stage, entries)
@@ -187,15 +180,15 @@ def _markers(access, table):
         return set(reader.read_all()["marker"].to_pylist())
 
 
-def keep_running_on_inputs(folder, who, until, threads):
+def keep_running_on_inputs(place, who, until, threads):
     """Run a stage whose tasks read another stage one after the other, until the time comes; return how many runs there were."""
     for number in count():
         if time.time() > until and number > 1:
             return number
-        flow = make_flow(who, 1, folder)
+        flow = make_flow(who, 1, place)
         engine = ThreadEngine(max_workers=2) if threads else SequentialEngine()
         # The stage is wired with other markers than those of whoever wrote it last.
-        result = flow.run(flow[f"of_{who}"], config=make_config(folder), orchestration_engine=engine, ignore_position_hashes=True)
+        result = flow.run(flow[f"of_{who}"], config=place.config, orchestration_engine=engine, ignore_position_hashes=True)
         assert result.successful, result.exception
         once, twice = (result.get(flow[f"of_{who}"][task]) for task in ("first", "second"))
         assert once.equals(twice)
