@@ -74,6 +74,9 @@ def generate_command(
     events: Annotated[
         str, typer.Option("--events", help="always, or changed: Asset events only for tables that a commit changed.")
     ] = "always",
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Let steps run though the code is wired differently from the file by then.")
+    ] = False,
     override: Annotated[
         str | None, typer.Option("--override", metavar="MODULE:FUNCTION", help="Function that changes the arguments of operators.")
     ] = None,
@@ -102,6 +105,7 @@ def generate_command(
         connections=dict(_pair(text) for text in connection or ()),
         executor=executor,
         events=events,
+        allow_drift=allow_drift,
         override=override,
         max_active_runs=max_active_runs,
         words=_words(),
