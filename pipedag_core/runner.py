@@ -52,6 +52,8 @@ PUT = "put"
 
 #: Flow -> digest of its wiring.
 _SEEN: WeakKeyDictionary[Flow, str] = WeakKeyDictionary()
+#: Flow -> its plan, by instance and reference.
+_PLANS: WeakKeyDictionary[Flow, dict[tuple[str | None, str], Plan]] = WeakKeyDictionary()
 
 
 def run_flow(
@@ -214,7 +216,11 @@ def execute_reference(
         Exception: Whatever the user's code raises while it is imported.
     """
     flow, _, context = find_flow(reference, config, instance)
-    plan = compile_flow(flow, instance, reference)
+    # As for `execute`: a process that carries out many steps comes back with the same flow for each.
+    plans = _PLANS.setdefault(flow, {})
+    plan = plans.get((instance, reference))
+    if plan is None:
+        plan = plans[instance, reference] = compile_flow(flow, instance, reference)
     if digest:
         refuse_drift(plan, digest, known_steps)
     plan = select(plan, stages=stages)
