@@ -64,7 +64,7 @@ def cells(row: Row) -> tuple[str, ...]:
     """Return the row as the table shows it."""
     raw = "" if row.raw is None else f"{number(row.raw)} {row.unit}"
     unit = "x" if row.compared == "times" else f" {row.unit}"
-    sign = "+" if row.compared == "above" else ""
+    sign = "+" if row.compared == "above" and row.figure >= 0 else ""
     compared = f"{sign}{number(row.figure)}{unit}"
     limit = "" if row.limit is None else f"{sign}{number(row.limit)}{unit}"
     verdict = {None: "", True: "[green]kept[/]", False: "[red]MISSED[/]"}[row.within]

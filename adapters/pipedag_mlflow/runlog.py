@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any, Final, final
 
 from pipedag_core.config.wire import open_catalog
@@ -142,13 +146,12 @@ class RunLog:
             **{tag: notes[note] for note, tag in _NOTED.items() if note in notes},
         }
         self._log(id, metrics=metrics, tags=told)
+        self._waiting[id].files |= {
+            "pipedag/graph.html": picture.page(plan, results),
+            "pipedag/tasks.json": table_of(plan, results),
+            PARTS: json.dumps({task.id: dict(results[task.id].parts) for task in plan.tasks if task.id in results}, indent=1),
+        }
         self.write()
-        client = tracked.client
-        client.log_text(id, picture.page(plan, results), "pipedag/graph.html")
-        client.log_text(id, table_of(plan, results), "pipedag/tasks.json")
-        client.log_text(
-            id, json.dumps({task.id: dict(results[task.id].parts) for task in plan.tasks if task.id in results}, indent=1), PARTS
-        )
         for stage in plan.stages if self._nested else ():
             part = tracked.known(f"stage {stage.name}")
             if part is not None and not self._is_over(part):
@@ -193,7 +196,7 @@ class RunLog:
             by_run.setdefault(id, []).extend(found)
             queries = [f"-- {name}\n{table.query.rstrip(';')};\n" for name, table, _ in found if table.query]
             if queries:
-                tracked.client.log_text(id, "\n".join(queries), f"sql/{stage.replace('/', '_')}.sql")
+                self._waiting.setdefault(id, _Waiting()).files[f"sql/{stage.replace('/', '_')}.sql"] = "\n".join(queries)
         for id, found in by_run.items():
             # All in one call: each is a transaction of its own, which on SQLite waits for the disk.
             if found:
@@ -220,23 +223,23 @@ class RunLog:
         waiting.metrics.update(metrics or {})
 
     def write(self) -> None:
-        """Log all that waits, in one call per MLflow run: each is a transaction, for which SQLite waits for the disk."""
+        """Log all that waits, in as few calls per MLflow run as may be: each is a transaction, for which SQLite waits for the disk."""
         if not self._waiting:
             return
         assert self._tracked is not None
-        entities = library.entities()
+        entities, client = library.entities(), self._tracked.client
+        # Only servers have limits.
+        most = (_MOST_METRICS, _MOST_PARAMS) if self._tracked.uri.startswith("http") else (sys.maxsize, sys.maxsize)
         for id in list(self._waiting):
             waiting = self._waiting[id]
             metrics = [entities.Metric(names.key(key), value, int(at * 1000), 0) for key, (value, at) in waiting.metrics.items()]
             params = [entities.Param(key, value) for key, value in waiting.params.items()]
             tags = [entities.RunTag(key, names.cut(value, names.TAG_LENGTH)) for key, value in waiting.tags.items()]
-            for part in range(max(1, -(-len(metrics) // _MOST_METRICS), -(-len(params) // _MOST_PARAMS))):
-                self._tracked.client.log_batch(
-                    id,
-                    params=params[part * _MOST_PARAMS : (part + 1) * _MOST_PARAMS],
-                    tags=tags if part == 0 else [],
-                    metrics=metrics[part * _MOST_METRICS : (part + 1) * _MOST_METRICS],
-                )
+            for some, more in zip_longest(_parts(metrics, most[0]), _parts(params, most[1]), fillvalue=()):
+                client.log_batch(id, metrics=some, params=more, tags=tags)
+                tags = []
+            if waiting.files:
+                _upload(client, id, waiting.files)
             # Only now: what fails is tried again, with what came since.
             del self._waiting[id]
 
@@ -249,6 +252,21 @@ class _Waiting:
     params: dict[str, str] = field(default_factory=dict[str, str])
     tags: dict[str, str] = field(default_factory=dict[str, str])
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    files: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def _parts(items: Sequence[Any], most: int) -> list[Sequence[Any]]:
+    """Return items in parts of at most so many; at least one part, which may be empty."""
+    return [items[start : start + most] for start in range(0, len(items), most)] or [()]
+
+
+def _upload(client: Any, mlflow_run_id: str, files: Mapping[str, str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="pipedag-mlflow-") as folder:
+        for name, text in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        client.log_artifacts(mlflow_run_id, folder)
 
 
 #: What one call takes: MLflow allows 1000 items in all, of which 100 are parameters.
