@@ -50,6 +50,10 @@ class PipedagTranslator:
         """Return the key: prefix, stage, table."""
         return dg.AssetKey([*self.key_prefix, table.stage, table.name])
 
+    def get_external_key(self, schema: str, table: str) -> dg.AssetKey:
+        """Return the key of a table of others that tasks read: prefix, schema, table. Dagster shows it as an external asset, unless there is one."""
+        return dg.AssetKey([*self.key_prefix, schema, table])
+
     def get_group_name(self, table: TableProps) -> str:
         """Return the group: the stage."""
         return safe(table.stage)
