@@ -13,7 +13,7 @@ EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test property crash stress types check bench bench-airflow format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow look-dagster check-airflow
+.PHONY: help setup demo demo-mlflow test property crash stress types check bench bench-airflow format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow look-dagster check-airflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ $(MLFLOW_READY): $(READY) constraints-mlflow.txt
 
 demo: $(READY) ## Run the example pipeline on real data
 	$(BIN)/python dags/demo.py
+
+demo-mlflow: $(MLFLOW_READY) ## Run it where MLflow is, which is told of everything, and register its production flow there
+	$(MLFLOW)/bin/python dags/demo.py
 
 test: $(READY) $(AIRFLOW_READY) $(MLFLOW_READY) ## Run the tests; with ARGS="tests/unit -k name" only some of the core and of the Dagster adapter
 	$(BIN)/python -m pytest -n 2 $(ARGS)

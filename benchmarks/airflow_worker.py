@@ -9,6 +9,7 @@ import argparse
 import gc
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -33,15 +34,24 @@ def prepare(home: Path) -> None:
     )
 
 
+def worked() -> float:
+    """Return for how many seconds processors have worked for this process and for the commands that it has called."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(item.ru_utime + item.ru_stime for item in used)
+
+
 @contextmanager
-def stopwatch(seconds: list[float], of_processor: list[float] | None = None) -> Iterator[None]:
-    """Add the seconds that what stands inside takes, and those in which it had a processor."""
+def stopwatch(of_processors: list[float], seconds: list[float] | None = None) -> Iterator[None]:
+    """Add the seconds for which processors have worked for what stands inside, and those that it took.
+
+    What else a machine does slows all of its processes, but hardly adds to the first of these.
+    """
     gc.collect()
-    start, worked = time.perf_counter(), time.process_time()
+    start, before = time.perf_counter(), worked()
     yield
-    seconds.append(time.perf_counter() - start)
-    if of_processor is not None:
-        of_processor.append(time.process_time() - worked)
+    of_processors.append(worked() - before)
+    if seconds is not None:
+        seconds.append(time.perf_counter() - start)
 
 
 def in_turns(names: list[str], repeats: int) -> Iterator[tuple[str, bool]]:
@@ -52,7 +62,8 @@ def in_turns(names: list[str], repeats: int) -> Iterator[tuple[str, bool]]:
 
 
 def parse(files: dict[str, Path], repeats: int, *, bytecode: bool) -> dict[str, Any]:
-    """Parse files as the dag-processor does, in a process that has loaded Airflow; return seconds for parsing and for storing, and how many tasks.
+    """Parse files as the dag-processor does, in a process that has loaded Airflow; return processors' seconds for parsing and for
+    storing, and how many tasks.
 
     Args:
         files: Name -> file.
@@ -97,7 +108,7 @@ def loads(file: Path) -> list[str]:
 
 
 def run(files: dict[str, Path], repeats: int) -> dict[str, Any]:
-    """Run the DAGs of files by `dag.test()`, in turns; return the seconds of each run, and the tasks."""
+    """Run the DAGs of files by `dag.test()`, in turns; return seconds and processors' seconds of each run, and how many tasks."""
     from airflow.utils.db import initdb
 
     initdb()
@@ -120,11 +131,11 @@ def run(files: dict[str, Path], repeats: int) -> dict[str, Any]:
                 "dags-folder", None, [LazyDeserializedDAG.from_dag(dags[name])], {}, None, set(), session=session
             )
             session.commit()
-    found: dict[str, Any] = {name: {"run": [], "processor": [], "tasks": len(dag.tasks)} for name, dag in dags.items()}
+    found: dict[str, Any] = {name: {"run": [], "processors": [], "tasks": len(dag.tasks)} for name, dag in dags.items()}
     for name, counts in in_turns([*dags], repeats):
+        of_processors: list[float] = []
         seconds: list[float] = []
-        worked: list[float] = []
-        with stopwatch(seconds, worked):
+        with stopwatch(of_processors, seconds):
             # Nothing is to be found again where the name says so, as after a change of every task.
             conf = {"cache_validation_mode": "force_cache_invalid"} if name.endswith("anew") else None
             done = dags[name].test(run_conf=conf)
@@ -132,7 +143,7 @@ def run(files: dict[str, Path], repeats: int) -> dict[str, Any]:
             raise RuntimeError(f"The run of {name} ended as {done.state}.")
         if counts:
             found[name]["run"] += seconds
-            found[name]["processor"] += worked
+            found[name]["processors"] += of_processors
     return found
 
 

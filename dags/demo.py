@@ -13,15 +13,20 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
+import score
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 HERE = Path(__file__).resolve().parent
-INSTANCE = "full"
+
+#: Where MLflow is installed, it is told of everything.
+WITH_MLFLOW = find_spec("mlflow") is not None
+INSTANCE = score.INSTANCE_WITH_MLFLOW if WITH_MLFLOW else score.INSTANCE
 FLOW = "pipelines.flights:get_pipeline"
 RUN = ("run", FLOW, "--instance", INSTANCE)
 
@@ -143,7 +148,13 @@ def main() -> int:
     say("The production flow is a part of this one. Take it out, hold its answers against those of training, and keep it as a folder:")
     follow([*pipedag(), *EXTRACT])
     say("A service needs no more than that folder and the modules in dags/pipelines:")
-    follow([sys.executable, "score.py"])
+    follow([sys.executable, "score.py", INSTANCE])
+    if WITH_MLFLOW:
+        say(
+            "MLflow has documented both runs. The production flow becomes a model there, once it has shown that it is as good as in training:"
+        )
+        follow([sys.executable, "register.py"])
+        say(f"Look at it, in the folder dags: mlflow ui --backend-store-uri sqlite:///.pipedag/{INSTANCE}/mlflow.db")
     say("Next: change a task in dags/pipelines and run it again; only what depends on the change runs. Smaller: --instance mini")
     return 0 if valid else 1
 

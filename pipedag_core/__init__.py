@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipedag_core.define.values import SortOrder as SortOrder
     from pipedag_core.define.values import Table as Table
     from pipedag_core.define.values import View as View
+    from pipedag_core.define.versions import input_stage_versions as input_stage_versions
     from pipedag_core.engines.sequential import SequentialEngine as SequentialEngine
     from pipedag_core.engines.threads import ThreadEngine as ThreadEngine
     from pipedag_core.errors import PipedagError as PipedagError
@@ -76,6 +77,7 @@ _HOME = {
     "VisualizationStyle": "define.group",
     "create_basic_pipedag_config": "config.context",
     "execute": "runner",
+    "input_stage_versions": "define.versions",
     "materialize": "define.task",
 }
 
@@ -112,6 +114,7 @@ __all__ = [
     "VisualizationStyle",
     "create_basic_pipedag_config",
     "execute",
+    "input_stage_versions",
     "materialize",
 ]
 

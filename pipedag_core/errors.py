@@ -18,6 +18,7 @@
     |   `-- QueryFailed             the store refused a query
     |-- StoreError              look at the place where tables and blobs are kept
     |   |-- StoredDataMissing       a stored table or blob is gone, cut short or damaged
+    |   |-- OtherVersionMissing     a table is not in another version of its stage (given to a task, not raised)
     |   `-- UnsupportedByStore      this store cannot do what was asked
     |-- CatalogError            look at the catalog database
     |-- ProductionError         a production flow cannot be made, loaded or run
@@ -138,6 +139,10 @@ class StoreError(PipedagError):
 
 class StoredDataMissing(StoreError):
     """A stored table or blob is gone, cut short, or not what the catalog says it is."""
+
+
+class OtherVersionMissing(StoreError):
+    """A table that a task compares is not in the other version of its stage; given to the task in the table's place."""
 
 
 class UnsupportedByStore(StoreError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -47,9 +47,13 @@ from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
 ORCHESTRATED_TTL_S = 6 * 3600.0
+#: What runs are called by which no flow, but `put_table`, writes a stage.
+PUT = "put"
 
 #: Flow -> digest of its wiring.
 _SEEN: WeakKeyDictionary[Flow, str] = WeakKeyDictionary()
+#: Flow -> its plan, by instance and reference.
+_PLANS: WeakKeyDictionary[Flow, dict[tuple[str | None, str], Plan]] = WeakKeyDictionary()
 
 
 def run_flow(
@@ -212,7 +216,11 @@ def execute_reference(
         Exception: Whatever the user's code raises while it is imported.
     """
     flow, _, context = find_flow(reference, config, instance)
-    plan = compile_flow(flow, instance, reference)
+    # As for `execute`: a process that carries out many steps comes back with the same flow for each.
+    plans = _PLANS.setdefault(flow, {})
+    plan = plans.get((instance, reference))
+    if plan is None:
+        plan = plans[instance, reference] = compile_flow(flow, instance, reference)
     if digest:
         refuse_drift(plan, digest, known_steps)
     plan = select(plan, stages=stages)
@@ -387,6 +395,7 @@ def put_tables(
     instance: str | None = None,
     note: str = "",
     external_id: str = "",
+    adjust: Callable[[str, Any], Any] | None = None,
 ) -> StageReport:
     """Write tables, or other objects, that no flow makes, and commit their stage with all of them; what else the stage holds stays.
 
@@ -396,17 +405,19 @@ def put_tables(
         config, instance: As in `run_flow`.
         note: Who is at work, for those who wait for a lease.
         external_id: The orchestrator's own id of what writes it.
+        adjust: Called with name and value when no other run can write the stage any more, so that it may read what the table holds; what it returns is
+            written.
 
     Returns:
         What became of it. What failed is in its reports and is not raised.
     """
     context = configuration(config, instance, None)
-    with Flow("put") as flow, Stage(stage) as made:
+    with Flow(PUT) as flow, Stage(stage) as made:
         for name in values:
 
             @materialize(name=name)
             def put(name: str = name) -> Any:
-                return _kept(context, values[name])
+                return _kept(context, values[name] if adjust is None else adjust(name, values[name]))
 
             put()
     plan = compile_flow(flow, context.instance_name)

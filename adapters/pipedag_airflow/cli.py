@@ -74,6 +74,9 @@ def generate_command(
     events: Annotated[
         str, typer.Option("--events", help="always, or changed: Asset events only for tables that a commit changed.")
     ] = "always",
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Let steps run though the code is wired differently from the file by then.")
+    ] = False,
     override: Annotated[
         str | None, typer.Option("--override", metavar="MODULE:FUNCTION", help="Function that changes the arguments of operators.")
     ] = None,
@@ -102,6 +105,7 @@ def generate_command(
         connections=dict(_pair(text) for text in connection or ()),
         executor=executor,
         events=events,
+        allow_drift=allow_drift,
         override=override,
         max_active_runs=max_active_runs,
         words=_words(),
@@ -116,14 +120,20 @@ def generate_scoring_command(
     output: Annotated[
         list[str],
         typer.Option(
-            "--output", metavar="NAME=FILE", help="Output and its file, such as predict='scores/{{ ds }}.parquet'; may be repeated."
+            "--output",
+            metavar="NAME=PLACE",
+            help="Output and its file, such as predict='scores/{{ ds }}.parquet', or table:STAGE.TABLE of the instance; may be repeated.",
         ),
     ],
     input: Annotated[
         list[str] | None,
         typer.Option("--input", metavar="NAME=PLACE", help="Input and its file, or table:STAGE.TABLE of the instance; may be repeated."),
     ] = None,
-    instance: Annotated[str | None, typer.Option("--instance", "-i", help="Instance whose tables are read.")] = None,
+    slice: Annotated[
+        str | None,
+        typer.Option("--slice", metavar="COLUMN=VALUE", help="The rows of a run in tables, such as 'day={{ ds }}'; others stay."),
+    ] = None,
+    instance: Annotated[str | None, typer.Option("--instance", "-i", help="Instance whose tables are read and written.")] = None,
     check: Check = False,
     dag_id: Annotated[str | None, typer.Option("--dag-id", help="By default the bundle's name and _scoring.")] = None,
     schedule: Schedule = None,
@@ -139,12 +149,13 @@ def generate_scoring_command(
     config: Config = None,
     trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Read pickles in the bundle, which can run any code.")] = False,
 ) -> None:
-    """Write a DAG file that scores with a bundle: from files and tables to files. It imports nothing of the project."""
+    """Write a DAG file that scores with a bundle: from files and tables to files and tables. It imports nothing of the project."""
     request = ScoringRequest(
         bundle=bundle,
         folder=folder,
         inputs=dict(_place(text, "--input") for text in input or ()),
         outputs=dict(_place(text, "--output") for text in output),
+        slice=slice,
         instance=instance,
         config=config,
         project=project,

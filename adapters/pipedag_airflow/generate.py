@@ -49,6 +49,7 @@ class Request:
         python, command, connections, environment: As for the operator.
         executor: Airflow's executor, if it is to be checked that the stores can be reached from its workers.
         events: "always" or "changed".
+        allow_drift: Carry out what the code says when a step runs, though it is wired differently from the file.
         override: Reference of a function that changes arguments of operators.
         max_active_runs: Runs at the same time.
         words: The command's words after `pipedag`, for the header.
@@ -72,6 +73,7 @@ class Request:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     executor: str | None = None
     events: str = "always"
+    allow_drift: bool = False
     override: str | None = None
     max_active_runs: int | None = None
     words: Sequence[str] = ()
@@ -211,6 +213,8 @@ def _flow_arguments(request: Request, plan: Plan) -> dict[str, Any]:
             found[name] = dict(value) if isinstance(value, Mapping) else value
     if request.events != "always":
         found["events"] = request.events
+    if request.allow_drift:
+        found["allow_drift"] = True
     return found
 
 

@@ -30,7 +30,8 @@ class ScoringRequest:
         bundle: The bundle's folder, as it is from the working directory. It need not be there yet.
         folder: Where the file goes.
         inputs, outputs: Name -> place, as for `pipedag score`; places may be templates.
-        instance: Instance whose tables are read.
+        slice: `COLUMN=VALUE`, the rows of a run in tables; may be a template.
+        instance: Instance whose tables are read and written.
         config: The configuration, if it is not to be looked for.
         project: Folder from which relative places are seen; by default the working directory.
         dag_id: By default the bundle's name and `_scoring`.
@@ -43,6 +44,7 @@ class ScoringRequest:
     folder: Path
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    slice: str | None = None
     instance: str | None = None
     config: Path | None = None
     project: Path | None = None
@@ -67,7 +69,7 @@ def generate_scoring(request: ScoringRequest) -> Generated:
         ConfigError: An option makes no sense, or the bundle has no input or output of that name.
     """
     if not request.outputs:
-        raise ConfigError("Say where the outputs go: --output NAME=FILE.")
+        raise ConfigError("Say where the outputs go: --output NAME=FILE, or NAME=table:STAGE.TABLE.")
     notes = [*_check_names(request), *_check_places(request)]
     dag_id = request.dag_id or safe_id(f"{request.bundle.resolve().name}_scoring")
     if safe_id(dag_id) != dag_id:
@@ -110,8 +112,20 @@ def _names(inputs: Mapping[str, Any], before: str = "") -> Iterator[str]:
 
 
 def _check_places(request: ScoringRequest) -> list[str]:
-    if any(place.startswith(_TABLE) for place in request.inputs.values()) and request.instance is None:
-        return ["Tables are read from the configuration's default instance; --instance names another one."]
+    tables = [place for place in request.outputs.values() if place.startswith(_TABLE)]
+    if request.slice is not None and not tables:
+        raise ConfigError(f"--slice {request.slice} is for outputs that are tables: --output NAME=table:STAGE.TABLE.")
+    if request.slice is not None and not all(request.slice.partition("=")):
+        raise ConfigError(f"--slice {request.slice!r}: write COLUMN=VALUE, such as 'day={{{{ ds }}}}'.")
+    if any(place.startswith(_TABLE) for place in request.inputs.values()) or tables:
+        notes = (
+            []
+            if request.instance is not None
+            else ["Tables are those of the configuration's default instance; --instance names another one."]
+        )
+        if tables and request.slice is None and not any("{{" in place for place in tables):
+            notes.append("Each run replaces all rows of its tables; --slice 'day={{ ds }}' keeps those of other days.")
+        return notes
     return []
 
 
@@ -133,6 +147,7 @@ def _text(request: ScoringRequest, dag_id: str) -> str:
         "project": Path(os.path.relpath(project, request.folder.resolve())).as_posix(),
         "inputs": dict(request.inputs),
         "outputs": dict(request.outputs),
+        "slice": request.slice,
         "instance": request.instance,
         "config": None if request.config is None else _from(project, request.config),
         "python": request.python,

@@ -1,4 +1,4 @@
-"""The operator of scoring DAGs: a bundle, run from files and tables to files."""
+"""The operator of scoring DAGs: a bundle, run from files and tables to files and tables."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 class PipedagScoreOperator(BaseOperator):
     """Runs a production flow: `pipedag score` in a process of its own.
 
-    Each output goes to a file, which is replaced at once after all outputs have been computed. Name it after the day (`scores/{{ ds }}.parquet`): a run
-    that is tried again, or cleared, then replaces its own file and no other. A run without a logical date, such as one that an Asset or a person has
+    Each output goes to a file, which is replaced at once after all outputs have been computed, or into a table of the instance. Name the file after the
+    day (`scores/{{ ds }}.parquet`), or give the day's rows in a table a column of their own (`slice="day={{ ds }}"`): a run that is tried again, or
+    cleared, then replaces what it has written, and nothing else. A run without a logical date, such as one that an Asset or a person has
     started, counts for the moment at which it was due, so that `{{ ds }}`, `{{ ts }}` and `{{ logical_date }}` are there in every run.
 
     Args:
         bundle: Folder of the bundle. This and other relative paths begin at `project`.
         inputs: Name of an input -> its file (Parquet, CSV, Arrow), or `table:STAGE.TABLE` of the instance.
-        outputs: Name of an output -> its file, or `table:STAGE.TABLE`.
-        instance: Instance from which tables are read.
+        outputs: Name of an output -> its file, or `table:STAGE.TABLE` of the instance; all tables are in one stage, which changes at once.
+        slice: `COLUMN=VALUE`: tables get this column, and rows with another value in it stay.
+        instance: Instance whose tables are read and written.
         config: The configuration, if it is not to be looked for.
         project: Folder in which the command runs, and from which Python imports first. A relative one begins at the folder of the DAG file.
         python: Interpreter with the bundle's requirements; by default the worker's own.
@@ -37,7 +39,7 @@ class PipedagScoreOperator(BaseOperator):
         trust_pickle: Read pickles in the bundle, which can run any code.
     """
 
-    template_fields: Collection[str] = ("bundle", "inputs", "outputs", "instance", "config", "python", "command", "environment")
+    template_fields: Collection[str] = ("bundle", "inputs", "outputs", "slice", "instance", "config", "python", "command", "environment")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "outputs": "json", "environment": "json"}
     ui_color = "#efe6f5"
 
@@ -47,6 +49,7 @@ class PipedagScoreOperator(BaseOperator):
         bundle: str,
         inputs: Mapping[str, str],
         outputs: Mapping[str, str],
+        slice: str | None = None,
         instance: str | None = None,
         config: str | None = None,
         project: str | None = None,
@@ -61,6 +64,7 @@ class PipedagScoreOperator(BaseOperator):
         self.bundle = bundle
         self.inputs = inputs
         self.outputs = outputs
+        self.slice = slice
         self.instance = instance
         self.config = config
         self.project = project
@@ -85,6 +89,7 @@ class PipedagScoreOperator(BaseOperator):
             self.bundle,
             *(word for name, place in self.inputs.items() for word in ("--input", f"{name}={place}")),
             *(word for name, place in self.outputs.items() for word in ("--output", f"{name}={place}")),
+            *(["--slice", self.slice] if self.slice else []),
             *(["--instance", self.instance] if self.instance else []),
             *(["--config", self.config] if self.config else []),
             *(["--trust-pickle"] if self.trust_pickle else []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -15,6 +16,9 @@ from typing import Any, Final, cast, final
 from pipedag_mlflow import library, names
 
 log = logging.getLogger(__name__)
+
+#: Held while the list of tables is read and written again: several tasks of a process may log to one run.
+_listing = threading.Lock()
 
 #: Metrics that one call takes.
 _BATCH: Final = 1000
@@ -107,12 +111,12 @@ def _log_table(client: Any, mlflow_run_id: str, file: str, table: Any) -> None:
     columns = [[_json(value) for value in column.to_pylist()] for column in table.columns]
     data = [list(row) for row in zip(*columns, strict=True)]
     client.log_text(mlflow_run_id, json.dumps({"columns": table.column_names, "data": data}, ensure_ascii=False), file)
-    # Where MLflow's pages look for what they show as tables. Its own `log_table` would add to a table that is there.
-    tags = client.get_run(mlflow_run_id).data.tags
-    known = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
     entry = {"path": file, "type": "table"}
-    if entry not in known:
-        client.set_tag(mlflow_run_id, "mlflow.loggedArtifacts", json.dumps([*known, entry]))
+    # Where MLflow's pages look for what they show as tables. Its own `log_table` would add to a table that is there.
+    with _listing:
+        known = json.loads(client.get_run(mlflow_run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
+        if entry not in known:
+            client.set_tag(mlflow_run_id, "mlflow.loggedArtifacts", json.dumps([*known, entry]))
 
 
 def _number(value: Any) -> float | None:

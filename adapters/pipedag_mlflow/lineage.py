@@ -22,8 +22,9 @@ def training_runs(prod: ProductionFlow, client: Any) -> list[str]:
     found = [id for id in dict.fromkeys(told) if _is_there(client, id)]
     if found:
         return found
-    stages = {task.rpartition(".")[0] for task in provenance["tasks"]}
-    runs = dict.fromkeys(row["run"] for stage, row in reversed(provenance["stages"].items()) if stage in stages and row["run"])
+    # In wiring order, so what was trained last comes first.
+    stages = dict.fromkeys(task.rpartition(".")[0] for task in reversed(provenance["tasks"]))
+    runs = dict.fromkeys(provenance["stages"][stage]["run"] for stage in stages if provenance["stages"].get(stage, {}).get("run"))
     experiments = [item.experiment_id for item in client.search_experiments()] if runs else []
     return [
         run.info.run_id

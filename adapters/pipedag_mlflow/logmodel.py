@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipedag_core import ProductionFlow
-from pipedag_core.errors import ConfigError
+from pipedag_core.config.settings import mask
+from pipedag_core.errors import ConfigError, ProductionError
 from pipedag_mlflow import library, lineage, names
-from pipedag_mlflow.tracked import experiment_of
+from pipedag_mlflow.tracked import experiment_of, origin
 
 #: The file that MLflow keeps as the model's code.
 _CODE: Final = Path(__file__).with_name("model_code.py")
@@ -65,7 +67,7 @@ def log_production_flow(
         VerificationFailed: It is to be registered and does not give what training gave. Nothing is logged.
         InputMismatch: The example is not like what training had.
         ProductionError: MLflow cannot hand over the inputs, or the model does not answer as the production flow does. Nothing is logged.
-        ConfigError: An alias without a registered model.
+        ConfigError: An alias without a registered model; or nobody takes connections at the server's address.
     """
     from pipedag_mlflow.asked import flat
 
@@ -79,7 +81,12 @@ def log_production_flow(
     training = _training(prod, options)
     fixed = flat(prod, fixed_inputs or {})
     uri = tracking_uri or library.default_uri()
-    library.require_listener(uri)
+    try:
+        library.require_listener(uri)
+    except OSError as error:
+        raise ConfigError(
+            f"No tracking server takes connections at {mask(uri)}: {error}. Start it, or name another tracking_uri."
+        ) from error
     client = library.client(uri)
     with tempfile.TemporaryDirectory(prefix="pipedag-model-") as folder:
         bundle = prod.save(Path(folder) / "bundle", code=code, pickle=pickle)
@@ -102,9 +109,11 @@ def log_production_flow(
             if belongs
             else experiment_of(client, uri, experiment_name or prod.parts.program.flow)
         )
-        info = _upload(client, experiment, name, belongs, facts, saved, Path(folder) / "model")
+        description = f"```\n{prod.describe()}\n```"
+        noted = {**origin(), **facts, "mlflow.note.content": names.cut(description, names.TAG_LENGTH)}
+        info = _upload(client, experiment, name, belongs, noted, saved, Path(folder) / "model")
     if registered_model_name is not None:
-        info.registered_model_version = _register(client, registered_model_name, alias, info, belongs, facts, prod.describe())
+        info.registered_model_version = _register(client, registered_model_name, alias, info, belongs, facts, description)
     return info
 
 
@@ -147,15 +156,18 @@ def _save(
     if example is not None:
         # Told by the production flow itself if it makes no sense.
         prod.run(nested(prod, {**fixed, **example.inputs}))
-    import_module("mlflow.pyfunc").save_model(
-        path=str(folder / "model"),
-        mlflow_model=described,
-        python_model=str(_CODE),
-        artifacts=artifacts,
-        signature=signature,
-        input_example=None if example is None else example.asked if example.params is None else (example.asked, example.params),
-        **options,
-    )
+    try:
+        import_module("mlflow.pyfunc").save_model(
+            path=str(folder / "model"),
+            mlflow_model=described,
+            python_model=str(_CODE),
+            artifacts=artifacts,
+            signature=signature,
+            input_example=None if example is None else example.asked if example.params is None else (example.asked, example.params),
+            **options,
+        )
+    except import_module("mlflow.exceptions").MlflowException as error:
+        raise ProductionError(f"MLflow cannot make a model of the production flow of {prod.parts.program.flow!r}: {error}") from error
     if example is not None:
         ask(prod, described, folder / "model", fixed, example)
     return described
@@ -204,9 +216,12 @@ def _register(client: Any, name: str, alias: str | None, info: Any, belongs: str
     except exists as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = client.create_model_version(
-        name, f"models:/{info.model_id}", run_id=belongs, tags=dict(facts), description=f"```\n{description}\n```", model_id=info.model_id
-    )
+    # A server knows its models. A database is looked into by this process, which looks for the model where MLflow is set to.
+    here = client.tracking_uri.startswith("http") or client.tracking_uri == library.default_uri()
+    source = f"models:/{info.model_id}" if here else client.get_logged_model(info.model_id).artifact_location
+    made = client.create_model_version(name, source, run_id=belongs, tags=dict(facts), description=description, model_id=info.model_id)
+    # Where MLflow's page of the model looks for its versions.
+    client.set_logged_model_tags(info.model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": made.version}])})
     if alias is not None:
         client.set_registered_model_alias(name, alias, made.version)
     return int(made.version)

@@ -150,6 +150,11 @@ class MlflowObserver:
         for run_id, ended in steps.items():
             if run_id in self._logs:
                 self._logs[run_id].ended(ended)
+        ending = {end.run_id for end in finished}
+        for run_id, log_ in self._logs.items():
+            # The end of a run is logged together with what came before it.
+            if run_id not in ending:
+                log_.write()
         for end in finished:
             if end.run_id in self._logs:
                 self._logs[end.run_id].finished(end.state, end.at)

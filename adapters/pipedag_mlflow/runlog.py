@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, field
+from typing import Any, Final, final
 
 from pipedag_core.config.wire import open_catalog
 from pipedag_core.plan.model import Plan
@@ -65,6 +65,7 @@ class RunLog:
         self._tracked: Tracked | None = None
         self._begun = self._makes = False
         self._adopted = start.adopted
+        self._waiting: dict[str, _Waiting] = {}
 
     @property
     def _plan(self) -> Plan:
@@ -141,6 +142,7 @@ class RunLog:
             **{tag: notes[note] for note, tag in _NOTED.items() if note in notes},
         }
         self._log(id, metrics=metrics, tags=told)
+        self.write()
         client = tracked.client
         client.log_text(id, picture.page(plan, results), "pipedag/graph.html")
         client.log_text(id, table_of(plan, results), "pipedag/tasks.json")
@@ -211,16 +213,47 @@ class RunLog:
         tags: Mapping[str, str] | None = None,
         metrics: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        """Log in one call: metrics as (value, Unix seconds)."""
+        """Take note of what is to be logged, metrics as (value, Unix seconds); `write` logs it."""
+        waiting = self._waiting.setdefault(id, _Waiting())
+        waiting.params.update(params or {})
+        waiting.tags.update(tags or {})
+        waiting.metrics.update(metrics or {})
+
+    def write(self) -> None:
+        """Log all that waits, in one call per MLflow run: each is a transaction, for which SQLite waits for the disk."""
+        if not self._waiting:
+            return
         assert self._tracked is not None
         entities = library.entities()
-        self._tracked.client.log_batch(
-            id,
-            params=[entities.Param(key, value) for key, value in (params or {}).items()],
-            tags=[entities.RunTag(key, names.cut(value, names.TAG_LENGTH)) for key, value in (tags or {}).items()],
-            metrics=[entities.Metric(names.key(key), value, int(at * 1000), 0) for key, (value, at) in (metrics or {}).items()],
-        )
+        for id in list(self._waiting):
+            waiting = self._waiting[id]
+            metrics = [entities.Metric(names.key(key), value, int(at * 1000), 0) for key, (value, at) in waiting.metrics.items()]
+            params = [entities.Param(key, value) for key, value in waiting.params.items()]
+            tags = [entities.RunTag(key, names.cut(value, names.TAG_LENGTH)) for key, value in waiting.tags.items()]
+            for part in range(max(1, -(-len(metrics) // _MOST_METRICS), -(-len(params) // _MOST_PARAMS))):
+                self._tracked.client.log_batch(
+                    id,
+                    params=params[part * _MOST_PARAMS : (part + 1) * _MOST_PARAMS],
+                    tags=tags if part == 0 else [],
+                    metrics=metrics[part * _MOST_METRICS : (part + 1) * _MOST_METRICS],
+                )
+            # Only now: what fails is tried again, with what came since.
+            del self._waiting[id]
 
+
+@final
+@dataclass(slots=True)
+class _Waiting:
+    """What is to be logged to one MLflow run."""
+
+    params: dict[str, str] = field(default_factory=dict[str, str])
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+
+
+#: What one call takes: MLflow allows 1000 items in all, of which 100 are parameters.
+_MOST_METRICS: Final = 800
+_MOST_PARAMS: Final = 100
 
 #: Note that an orchestrator's adapter keeps with a run -> tag.
 _NOTED = {"orchestrator": names.ORCHESTRATOR, "orchestrator url": names.ORCHESTRATOR_URL}

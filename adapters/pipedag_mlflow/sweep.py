@@ -12,12 +12,14 @@ from pipedag_mlflow.tracked import Tracked
 
 def end_lost_runs(tracked: Tracked, config: Any, flow: str) -> list[str]:
     """End MLflow runs of this flow and instance that still count as running though their run is over or dead; return their ids."""
-    experiment = tracked.client.get_experiment_by_name(tracked.experiment_name)
-    if experiment is None:
-        return []
-    quoted = [f"tags.`{tag}` = '{names.literal(value)}'" for tag, value in ((names.FLOW, flow), (names.INSTANCE, config.instance_name))]
-    running = tracked.client.search_runs([experiment.experiment_id], " and ".join(["attributes.status = 'RUNNING'", *quoted]))
-    candidates = {run.data.tags[names.RUN_ID]: run.info.run_id for run in running if names.RUN_ID in run.data.tags}
+    # Few run at the same time, so their tags are looked at here: a search for them takes the database longer than all else.
+    running = tracked.client.search_runs([tracked.experiment()], "attributes.status = 'RUNNING'")
+    ours = {names.FLOW: flow, names.INSTANCE: config.instance_name}
+    candidates = {
+        run.data.tags[names.RUN_ID]: run.info.run_id
+        for run in running
+        if names.RUN_ID in run.data.tags and ours.items() <= run.data.tags.items()
+    }
     candidates.pop(tracked.run_id, None)
     if not candidates:
         return []

@@ -50,6 +50,7 @@ class Tracked:
         library.require_listener(self.uri)
         self.client: Any = library.client(self.uri)
         self._ids: dict[str, str] = {}
+        self._experiment: str | None = None
 
     def note(self, part: str = "") -> str:
         """Return the name of the note that holds the id of the MLflow run, or of a part of it."""
@@ -85,9 +86,9 @@ class Tracked:
             return known, False
         nested = {"mlflow.parentRunId": self._ids[""]} if part else {}
         made = self.client.create_run(
-            experiment_of(self.client, self.uri, self.experiment_name, self._location),
+            self.experiment(),
             start_time=int(time.time() * 1000),
-            tags={**_origin(), **tags, **nested},
+            tags={**origin(), **tags, **nested},
             run_name=name,
         ).info.run_id
         stands = self._stand(part, made)
@@ -95,6 +96,12 @@ class Tracked:
             # Another process was faster; what is logged has to come together in one place.
             self.client.delete_run(made)
         return stands, stands == made
+
+    def experiment(self) -> str:
+        """Return the id of the experiment; it is made if need be."""
+        if self._experiment is None:
+            self._experiment = experiment_of(self.client, self.uri, self.experiment_name, self._location)
+        return self._experiment
 
     def end(self, mlflow_run_id: str, status: str) -> None:
         """Give an MLflow run its end, or open it again (`RUNNING`)."""
@@ -147,7 +154,7 @@ def experiment_of(client: Any, uri: str, name: str, location: str | None = None)
         return found.experiment_id
 
 
-def _origin() -> dict[str, str]:
+def origin() -> dict[str, str]:
     """Return who runs what, as MLflow's own client would tag it."""
     try:
         user = getpass.getuser()

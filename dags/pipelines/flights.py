@@ -9,7 +9,7 @@
 
 A prediction uses what is known before departure and no more: `clean` keeps the plan, `observe_outcomes` keeps what happened, and only the
 target is made from the latter. The tasks themselves stand in three modules, by how early in this list they come:
-`flights_data` (01 to 03), `flights_features` (04), `flights_model` (05 and 06).
+`flights_data` (01 to 03), `flights_features` (04), `flights_model` (05 and 06); `flights_mlflow` documents the latter two.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from pipedag_core import Flow, InOutSpecification, Stage
 from pipelines.flights_data import clean, define_target, economic_representation, mark_train_test_set, observe_outcomes, read_input_data
 from pipelines.flights_features import CalibrationState, calibrated_features, features
+from pipelines.flights_mlflow import document_test, document_training
 from pipelines.flights_model import evaluate_airlines, evaluate_model, model_encoding, model_predict, model_train
 
 
@@ -28,7 +29,7 @@ def get_pipeline(attrs: Mapping[str, Any]) -> tuple[Flow, InOutSpecification]:
 
     Args:
         attrs: The instance's attributes from `pipedag.yaml`: keyword arguments of tasks under `input`, `train_test_set`, `target`,
-            `calibration` and `model`.
+            `calibration` and `model`; and whether MLflow is told of training and evaluation.
 
     Returns:
         The flow, and its production flow: a caller supplies cleaned tables with the flights to score, what training has learned is frozen,
@@ -57,13 +58,16 @@ def get_pipeline(attrs: Mapping[str, Any]) -> tuple[Flow, InOutSpecification]:
 
         with Stage("05_model_training"):
             input_train, target_train, encoding_parameters = model_encoding(feature_tbls, train_test_set, target, train=True)
-            model, _output_train = model_train(input_train, target_train, **attrs["model"])
+            model, output_train = model_train(input_train, target_train, **attrs["model"])
+            training_run_id = document_training(output_train, target_train) if attrs["mlflow"]["documents"] else None
 
         with Stage("06_model_evaluation"):
             input_test, target_test, _ = model_encoding(feature_tbls, train_test_set, target, encoding_parameters=encoding_parameters)
             output_test = model_predict(model, input_test)
-            evaluate_model(output_test, target_test, calibration.parameters)
-            evaluate_airlines(output_test, target_test, tbls, raw_tbls)
+            evaluation = evaluate_model(output_test, target_test, calibration.parameters)
+            airlines = evaluate_airlines(output_test, target_test, tbls, raw_tbls)
+            if training_run_id is not None:
+                document_test(evaluation, airlines, training_run_id)
 
     return flow, InOutSpecification(
         input={"clean": clean_tbls},

@@ -26,7 +26,9 @@ class View:
     def __init__(self, seen: Sequence[Row]) -> None:
         roles: dict[str, dict[str, int]] = {}
         for stage, role, generation in seen:
-            roles.setdefault(stage, {})[role] = generation
+            # What was there before the run is kept for it, but it is not what the run reads.
+            if role != "before":
+                roles.setdefault(stage, {})[role] = generation
         self._own = {stage: [found[role] for role in _OWN_ROLES if role in found] for stage, found in roles.items()}
         self._pinned = {
             stage: found["pinned"] for stage, found in roles.items() if "pinned" in found and found.keys() <= {"pinned", "scratch"}
@@ -70,6 +72,24 @@ def current_of(tx: Transaction, stages: Sequence[str]) -> Mapping[str, int]:
 def pin(tx: Transaction, run_id: str, generations: Mapping[str, int]) -> None:
     """Pin generations for a run, where it pins none of that stage yet."""
     tx.run_many(sql.PIN, sql.named(list(generations.items()), run_id=run_id))
+
+
+def before(tx: Transaction, run_id: str, stages: Sequence[str]) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Return the generations that were current before a run wrote stages, and those of them that it does not keep yet; 0 for none.
+
+    Args:
+        stages: Which stages.
+    """
+    roles: dict[str, dict[str, int]] = {}
+    for stage, role, generation in rows_for(tx, sql.VIEW_OF, [(stage,) for stage in stages], {"run_id": run_id}):
+        roles.setdefault(stage, {})[role] = generation
+    kept = {stage: found["before"] for stage, found in roles.items() if "before" in found}
+    # What the run only reads is the same before and after.
+    read = {stage: found["pinned"] for stage, found in roles.items() if "pinned" in found and found.keys() <= {"pinned", "scratch"}}
+    left = [stage for stage in stages if stage not in kept and stage not in read]
+    found = dict(rows_for(tx, sql.COMMITTED_BY_OTHERS, [(stage,) for stage in left], {"run_id": run_id}))
+    new = {stage: int(found.get(stage) or 0) for stage in left}
+    return {**kept, **read, **new}, new
 
 
 def inputs(tx: Transaction, tasks: Sequence[TaskKey], seen: View) -> Mapping[TaskKey, FoundResult]:

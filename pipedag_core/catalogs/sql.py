@@ -131,6 +131,21 @@ class SqlCatalog(ABC):
             looking.pin(tx, run_id, looking.to_pin(tx, run_id, names, looking.view(tx, run_id, names)))
             return looking.inputs(tx, tasks, looking.view(tx, run_id, names))
 
+    def before(self, run_id: str, stages: Sequence[str]) -> Mapping[str, int]:
+        """See `Catalog.before`.
+
+        Raises:
+            RunError: The run was not begun, or has ended.
+        """
+        with self._reading() as tx:
+            found, new = looking.before(tx, run_id, stages)
+        if new:
+            with self._writing() as tx:
+                runs.require_running(tx, run_id)
+                found, new = looking.before(tx, run_id, stages)
+                tx.run_many(sql.KEEP_BEFORE, sql.named(list(new.items()), run_id=run_id))
+        return {stage: number for stage, number in found.items() if number}
+
     def find_result(self, run_id: str, stage: str, fingerprint: str, *, base: bool = False) -> port.FoundResult | None:
         """See `Catalog.find_result`."""
         with self._reading() as tx:

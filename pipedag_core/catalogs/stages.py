@@ -34,6 +34,8 @@ def open_stages(
             number = stage_row(tx, stage)[0]
             values = {"run_id": run_id, "stage": stage, "generation": number, "role": state}
             tx.run(sql.TAKE_NUMBER, values)
+            # Another run may have committed since this one had the stage open.
+            tx.run(sql.DROP_BEFORE, values)
             tx.run(sql.ADD_GENERATION, {**values, "unit": stages[0], "state": state, "fence": fence, "now": now})
             if stage in made:
                 for statement in sql.COPY_CONTENT:
@@ -55,7 +57,7 @@ def _made_before(tx: Transaction, run_id: str) -> Mapping[str, int]:
 
 
 def _pin_missing(tx: Transaction, run_id: str, reads: Sequence[str]) -> None:
-    sees = {stage for stage, role, _ in tx.rows(sql.VIEW, {"run_id": run_id}) if role != "scratch"}
+    sees = {stage for stage, role, _ in tx.rows(sql.VIEW, {"run_id": run_id}) if role not in ("scratch", "before")}
     looking.pin(tx, run_id, looking.current_of(tx, [stage for stage in reads if stage not in sees]))
 
 

@@ -28,7 +28,8 @@ SCHEMA: Final = (
         options TEXT NOT NULL, external_id TEXT NOT NULL, host TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL,
         process_started TEXT NOT NULL, note TEXT NOT NULL, ttl_s DOUBLE PRECISION NOT NULL, expires DOUBLE PRECISION NOT NULL,
         attempt INTEGER NOT NULL, state TEXT NOT NULL, started DOUBLE PRECISION NOT NULL, ended DOUBLE PRECISION)""",
-    # Role: open, scratch, failed (what it had open when it ended), written (committed by it), unchanged (its commit found nothing new), pinned.
+    # Role: open, scratch, failed (what it had open when it ended), written (committed by it), unchanged (its commit found nothing new), pinned,
+    # before (what was current before it wrote; 0 for nothing).
     """CREATE TABLE run_stages (
         run_id TEXT NOT NULL, stage TEXT NOT NULL, role TEXT NOT NULL, generation INTEGER NOT NULL, PRIMARY KEY (run_id, stage, role))""",
     "CREATE INDEX run_stages_by_generation ON run_stages (stage, generation)",
@@ -94,7 +95,7 @@ REOPEN_RUN: Final = "UPDATE runs SET attempt = attempt + 1, state = 'running', s
 TOUCH_RUN: Final = "UPDATE runs SET expires = :now + ttl_s WHERE run_id = :run_id AND state = 'running'"
 END_RUN: Final = "UPDATE runs SET state = :state, ended = :now WHERE run_id = :run_id"
 #: A new attempt of a run that ended reads other stages afresh, but still knows what the run itself has made of its own.
-FORGET_VIEW: Final = """DELETE FROM run_stages WHERE run_id = :run_id AND (role IN ('scratch', 'pinned') OR NOT EXISTS (
+FORGET_VIEW: Final = """DELETE FROM run_stages WHERE run_id = :run_id AND (role IN ('scratch', 'pinned', 'before') OR NOT EXISTS (
     SELECT 1 FROM generations g WHERE g.stage = run_stages.stage AND g.number = run_stages.generation AND g.state <> 'expired'))"""
 OLD_RUNS: Final = """SELECT r.run_id FROM runs r WHERE r.state <> 'running' AND r.ended < :before
     AND NOT EXISTS (SELECT 1 FROM generations g WHERE g.run_id = r.run_id)"""
@@ -115,6 +116,12 @@ SET_ROLE: Final = """INSERT INTO run_stages (run_id, stage, role, generation) VA
     ON CONFLICT (run_id, stage, role) DO UPDATE SET generation = excluded.generation"""
 PIN: Final = """INSERT INTO run_stages (run_id, stage, role, generation) VALUES (:run_id, :stage, 'pinned', :generation)
     ON CONFLICT (run_id, stage, role) DO NOTHING"""
+#: Whoever commits holds the lease from the opening on, so the highest number was committed last.
+COMMITTED_BY_OTHERS: Final = """WITH wanted (stage) AS ({wanted}) SELECT w.stage, MAX(g.number) FROM wanted w
+    JOIN generations g ON g.stage = w.stage AND g.state = 'committed' AND g.run_id <> :run_id GROUP BY w.stage"""
+KEEP_BEFORE: Final = """INSERT INTO run_stages (run_id, stage, role, generation) VALUES (:run_id, :stage, 'before', :generation)
+    ON CONFLICT (run_id, stage, role) DO NOTHING"""
+DROP_BEFORE: Final = "DELETE FROM run_stages WHERE run_id = :run_id AND stage = :stage AND role = 'before'"
 DROP_OWN_ROLES: Final = (
     "DELETE FROM run_stages WHERE run_id = :run_id AND stage = :stage AND role IN ('open', 'failed', 'written', 'unchanged')"
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -26,12 +26,13 @@ _CONNECTING: Final = ("connect_timeout", "create_database")
 
 
 @contextmanager
-def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -> Iterator[Session]:
+def open_session(config: ConfigContext, observers: Sequence[RunObserver] = (), *, read_only: bool = False) -> Iterator[Session]:
     """Open everything that steps work with, and close it at the end.
 
     Args:
         config: The instance's configuration.
         observers: Are told what happens, before those that the configuration names.
+        read_only: Nothing is written to the catalog, which must be there.
 
     Raises:
         ConfigError: A part is not there, or does not take the arguments given.
@@ -39,7 +40,7 @@ def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -
     hooks = import_module("pipedag_core.hooks.registry").Hooks(args=reveal(config.hook_args), extra=dict(config.table_hooks))
     configured = [_make(part, "observers", config) for part in config.observers]
     with ExitStack() as stack:
-        catalog = open_catalog(config)
+        catalog = open_catalog(config, read_only=read_only)
         stack.callback(catalog.close)
         tables = open_table_store(config)
         stack.callback(tables.close)
@@ -56,7 +57,18 @@ def open_session(config: ConfigContext, observers: Sequence[RunObserver] = ()) -
             auto_blob=config.auto_blob,
             ttl_s=config.lease_ttl,
             wait_s=config.lease_wait,
+            open_other=open_other,
         )
+
+
+@contextmanager
+def open_other(config: ConfigContext, *, read_only: bool = False) -> Generator[Session | None]:
+    """Open another instance for reading what it has committed; None if there is no catalog of it, and none is made. Nobody observes it."""
+    if not has_catalog(config):
+        yield None
+        return
+    with open_session(config.evolve(observers=()), read_only=read_only) as session:
+        yield session
 
 
 def open_table_store(config: ConfigContext) -> TableStore:

@@ -46,7 +46,7 @@ class Held:
     Attributes:
         connection: In autocommit mode.
         label: Whose the server says that it is (`application_name`).
-        untidy: The user's own statements ran on it, so that it has to be made as new for others.
+        untidy: The user's own statements ran on it, so that nobody else may have it.
     """
 
     connection: Connection
@@ -168,15 +168,14 @@ class Database:
             raise
 
     def give_back(self, held: Held) -> None:
-        """Take a connection back; one that is broken is closed, one that the user's code had is made as new."""
+        """Take a connection back; one that is broken, or that the user's code had, is closed."""
         connection = held.connection
         try:
             if not connection.closed and connection.info.transaction_status is not TransactionStatus.IDLE:
                 connection.rollback()
             if held.untidy and not connection.closed:
-                connection.execute("DISCARD ALL")
-                connection.execute(self.settings)
-                held.label, held.untidy = "", False
+                # All that a session knows, and with it the statements that the driver believes to be prepared: a new one is all that both agree on.
+                connection.close()
         except psycopg.Error:
             with suppress(psycopg.Error):
                 connection.close()
@@ -204,6 +203,9 @@ class Database:
                     lost_before = connection.closed and not begun
                     if number == _TRIES or not (lost_before or error.sqlstate in _AGAIN):
                         raise
+                    if lost_before:
+                        # And others with it.
+                        self.close()
             time.sleep(0.01 * number**2)
         raise AssertionError
 

@@ -9,6 +9,7 @@ from pipedag_core.define.refs import Merged, Reference, TaskGetItem
 from pipedag_core.define.stage import Stage
 from pipedag_core.define.task import Task, TaskFunction, materialize
 from pipedag_core.define.values import Blob, ExternalTableReference, RawSql, Schema, SortCol, SortOrder, Table, View
+from pipedag_core.define.versions import input_stage_versions
 
 __all__ = [
     "AUTO_VERSION",
@@ -32,5 +33,6 @@ __all__ = [
     "TaskOptions",
     "View",
     "VisualizationStyle",
+    "input_stage_versions",
     "materialize",
 ]

@@ -6,9 +6,11 @@ No library is imported for this: a class is known by the names of its ancestors.
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any, Final, get_args, get_origin
+import types
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
-from pipedag_core.define.shapes import UNKNOWN, inner, library, unwrap
+from pipedag_core.define.shapes import UNKNOWN, inner, library
+from pipedag_core.define.values import Table
 from pipedag_core.define.walk import Kind, children, join, kind_of, segment
 
 #: (library, name) of the class from which all contracts of a library are derived.
@@ -26,18 +28,32 @@ def is_contract(cls: Any) -> bool:
 
 
 def contract_in(annotation: Any) -> type | None:
-    """Return the contract that an annotation names: `Contract`, `Frame[Contract]`, `Annotated[Frame, Contract]`; None if it names none."""
-    named = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    plain = unwrap(annotation)
-    origin = get_origin(plain)
+    """Return the contract that an annotation names; None if it names none.
+
+    It may stand alone, in the brackets of a frame or of `Table`, or beside one in `Annotated[...]`; any of them may be optional.
+    """
+    if is_contract(annotation):
+        return annotation
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return next((found for found in args[1:] if is_contract(found)), None) or contract_in(args[0])
+    if origin in (Union, types.UnionType):
+        members = [member for member in args if member is not type(None)]
+        return contract_in(members[0]) if len(members) == 1 else None
     # Containers hold tables, each with a contract of its own; what is in the brackets of a frame is the frame's.
-    inside = get_args(plain) if isinstance(origin, type) and kind_of_frame(origin) else ()
-    return next((found for found in (plain, *named, *inside) if is_contract(found)), None)
+    if args and (origin is Table or (isinstance(origin, type) and origin.__name__ in ("DataFrame", "LazyFrame"))):
+        return contract_in(args[0])
+    return None
 
 
-def kind_of_frame(cls: type) -> bool:
-    """Return whether a generic class is a frame and not a container."""
-    return cls.__name__ in ("DataFrame", "LazyFrame")
+def may_name(annotation: Any) -> bool:
+    """Return whether a contract may be found in an annotation; a quick look, for what is done with every argument of every task."""
+    if isinstance(annotation, (str, TypeVar)) or annotation is UNKNOWN:
+        return False
+    args = get_args(annotation)
+    if args:
+        return any(may_name(item) for item in args)
+    return isinstance(annotation, type) and (is_contract(annotation) or bool(getattr(annotation, "__annotations__", None)))
 
 
 def contracts_of(annotation: Any, value: Any, path: str = "") -> dict[str, type]:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Final, final
 
 from pipedag_core import naming
+from pipedag_core.define.compared import Versions
 from pipedag_core.errors import DuplicateName, FlowError
 
 
@@ -33,6 +34,7 @@ class TaskOptions:
     Attributes:
         name: The task's name as its user wrote it.
         outputs: Declared names of its tables, normalised; None if they are not declared.
+        versions: How it takes two versions of tables; None for all tasks but those of `input_stage_versions`.
         All others: As given to `materialize`.
     """
 
@@ -50,6 +52,7 @@ class TaskOptions:
     outputs: tuple[str, ...] | None = None
     invocation: Any = None
     takes_late: bool = False
+    versions: Versions | None = None
 
 
 class Declared:

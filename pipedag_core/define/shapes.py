@@ -5,6 +5,7 @@ No library is imported for this: table types are known by name, as annotations m
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 import typing
@@ -66,7 +67,9 @@ def annotation_of(fn: Callable[..., Any], name: str) -> Any:
         return type(None) if raw is None else raw
     holder = SimpleNamespace(__annotations__={name: raw})
     try:
-        return typing.get_type_hints(holder, globalns=getattr(fn, "__globals__", {}), include_extras=True)[name]
+        # The names in an annotation are those of the module in which it was written, also if a decorator of another one has wrapped the function.
+        known = getattr(inspect.unwrap(fn), "__globals__", {})
+        return typing.get_type_hints(holder, globalns=known, include_extras=True)[name]
     except Exception:  # noqa: BLE001 -- evaluating text that users wrote can raise anything; then the text is all that is known
         return raw
 

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final, overload
 
 from pipedag_core import naming
+from pipedag_core.define import compared
 from pipedag_core.define.capture import Capture
 from pipedag_core.define.context import declaring, executing
+from pipedag_core.define.contracts import may_name
 from pipedag_core.define.lazydict import resolve
 from pipedag_core.define.options import Declared, TaskOptions, make_options
 from pipedag_core.define.refs import Reference
-from pipedag_core.define.shapes import problem, returns
+from pipedag_core.define.shapes import annotation_of, problem, returns
 from pipedag_core.errors import FlowError
 
 if TYPE_CHECKING:
@@ -69,6 +71,16 @@ class TaskFunction(Declared):
         return returns(self.fn)
 
     @functools.cached_property
+    def promised(self) -> Mapping[str, Any]:
+        """Parameter -> annotation, for those whose annotation may name a contract of rows; of `*args` as that of a tuple."""
+        found: dict[str, Any] = {}
+        for name, parameter in self.signature.parameters.items():
+            annotation = annotation_of(self.fn, name)
+            if may_name(annotation):
+                found[name] = tuple[annotation, ...] if parameter.kind is inspect.Parameter.VAR_POSITIONAL else annotation
+        return found
+
+    @functools.cached_property
     def description(self) -> str:
         """The first paragraph of the docstring, in one line."""
         text = inspect.getdoc(self.fn) or ""
@@ -99,9 +111,10 @@ class Task(Reference):
             its own. After the wiring: containers, plain values, stages, configurations, views and raw references.
         upstream: The tasks whose outputs are among the arguments, in wiring order; complete after the wiring.
         reads: The stages among the arguments.
+        whole: The stages of which it takes all tables that were wired before it, in two versions.
     """
 
-    __slots__ = ("flow", "function", "id", "name", "number", "parameters", "reads", "stage", "upstream", "waiting")
+    __slots__ = ("flow", "function", "id", "name", "number", "parameters", "reads", "stage", "upstream", "waiting", "whole")
 
     def __init__(
         self, function: TaskFunction, stage: Stage, declaration: Declaration, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -113,15 +126,23 @@ class Task(Reference):
         self.name = function.options.name
         self.id = naming.normalize(self.name)
         capture = Capture(self.flow, stage.name, self.name)
-        given = _bound(function, args, kwargs, capture)
+        if function.options.versions is None:
+            given = _bound(function, args, kwargs, capture)
+        else:
+            given = compared.bound(function.options.versions, function.signature, args, kwargs, _where(capture))
         self.parameters: Mapping[str, Any] = {label: capture.take(value, label) for label, value in given.items()}
         self.waiting = capture.waiting
-        self._depend(capture)
+        self._depend(capture, len(self.flow.tasks))
         self.id, self.number = declaration.add(self)
 
-    def _depend(self, capture: Capture) -> None:
-        self.upstream: tuple[Task, ...] = tuple(sorted(capture.tasks, key=lambda task: task.number))
+    def _depend(self, capture: Capture, number: int) -> None:
+        versions = self.options.versions
         self.reads: tuple[Stage, ...] = tuple(capture.stages)
+        self.whole: tuple[Stage, ...] = (
+            () if versions is None else compared.stages_in(self.parameters[versions.label], self.stage, _where(capture))
+        )
+        earlier = (task for stage in self.whole for task in stage.tasks if task.number < number)
+        self.upstream: tuple[Task, ...] = tuple(sorted({*capture.tasks, *earlier}, key=lambda task: task.number))
 
     def complete(self) -> None:
         """Replace what was known only at the end of the wiring; called once, by the flow.
@@ -134,7 +155,7 @@ class Task(Reference):
             capture = Capture(self.flow, self.stage.name, self.name)
             self.parameters = {label: capture.look(resolve(value), label) for label, value in self.parameters.items()}
             self.waiting = False
-            self._depend(capture)
+            self._depend(capture, self.number)
 
     @property
     def options(self) -> TaskOptions:
@@ -187,9 +208,13 @@ class Task(Reference):
         return f"<task {self.stage.name}.{self.id}>"
 
 
+def _where(capture: Capture) -> dict[str, str]:
+    return {"flow": capture.flow.name, "stage": capture.stage, "task": capture.task}
+
+
 def _bound(function: TaskFunction, args: tuple[Any, ...], kwargs: dict[str, Any], capture: Capture) -> dict[str, Any]:
     """Return label -> argument for a call."""
-    where = {"flow": capture.flow.name, "stage": capture.stage, "task": capture.task}
+    where = _where(capture)
     try:
         bound = function.signature.bind(*args, **kwargs)
     except TypeError as error:

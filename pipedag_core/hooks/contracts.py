@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib import import_module
-from types import FunctionType
-from typing import Any, Final, Protocol
+from types import CellType, FunctionType, MethodType
+from typing import Any, Final, Protocol, cast
 
 from pipedag_core.errors import ConfigError, MaterializationError
 from pipedag_core.hashing import digest
@@ -23,7 +24,7 @@ _READERS: Final[Mapping[str, str]] = {
 #: Packages whose classes say nothing of their own.
 _OWN: Final = frozenset({"dataframely", "pandera", "pydiverse", "builtins", "typing"})
 
-_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class _Reader(Protocol):
@@ -49,17 +50,49 @@ def read_contract(cls: type) -> RowContract:
 
 
 def token(cls: type, described: str) -> str:
-    """Return a hash of a contract: what it prints, and the source of its functions, since rules may be functions."""
-    sources = [_source(function) for base in cls.__mro__ if base.__module__.partition(".")[0] not in _OWN for function in _functions(base)]
-    return f"{cls.__name__}:{digest('contract', _ADDRESS.sub('', described), *sources)[:16]}"
+    """Return a hash of a contract: what it prints, and its functions, since rules may be functions."""
+    rules = [canonical(value) for base in cls.__mro__ if base.__module__.partition(".")[0] not in _OWN for value in _rules(base)]
+    return f"{cls.__name__}:{digest('contract', _ADDRESS.sub('', described), *rules)[:16]}"
 
 
-def _functions(cls: type) -> Iterator[FunctionType]:
-    """Yield the functions in a class, also those that a decorator has wrapped."""
+def canonical(value: Any, depth: int = 4) -> str:
+    """Return a value as text that is the same in every process: sets in order, functions as their source and all that they remember."""
+    if depth == 0:
+        return type(value).__name__
+    if isinstance(value, (set, frozenset)):
+        return "{" + ", ".join(sorted(canonical(item, depth - 1) for item in cast("set[Any]", value))) + "}"
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return "{" + ", ".join(f"{canonical(key, depth - 1)}: {canonical(item, depth - 1)}" for key, item in items) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(canonical(item, depth - 1) for item in cast("list[Any]", value)) + "]"
+    if isinstance(value, partial):
+        made = cast("partial[Any]", value)
+        return canonical([made.func, made.args, made.keywords], depth)
+    if isinstance(value, MethodType):
+        return canonical(value.__func__, depth)
+    if isinstance(value, FunctionType):
+        remembered = [value.__defaults__, value.__kwdefaults__, *map(_content, value.__closure__ or ())]
+        return f"{_source(value)} {canonical(remembered, depth - 1)}"
+    return _ADDRESS.sub("", repr(value))
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _rules(cls: type) -> Iterator[Any]:
+    """Yield the functions in a class, and what its library has made of them."""
     for value in vars(cls).values():
-        for found in (value, getattr(value, "__func__", None), *getattr(value, "__dict__", {}).values()):
-            if isinstance(found, FunctionType):
-                yield found
+        if isinstance(value, FunctionType):
+            yield value
+        elif isinstance(getattr(value, "__func__", None), FunctionType):
+            yield value.__func__
+        elif type(value).__module__.partition(".")[0] in _OWN - {"builtins"}:
+            yield dict(getattr(value, "__dict__", {}))
 
 
 def _source(function: FunctionType) -> str:
@@ -67,7 +100,7 @@ def _source(function: FunctionType) -> str:
         return inspect.getsource(function)
     except (OSError, TypeError):
         # Of a function that was typed in, there is no file.
-        return f"{function.__code__.co_code.hex()} {function.__code__.co_consts!r:.2000}"
+        return f"{function.__code__.co_code.hex()} {_ADDRESS.sub('', repr(function.__code__.co_consts))}"
 
 
 def broken(cls: type, where: str, counts: Mapping[str, int], rows: int) -> MaterializationError:

@@ -43,3 +43,7 @@ class DataframelyContract:
         if counts:
             raise broken(self._cls, where, counts, frame.height)
         return found.result
+
+    def same_shape(self, before: Any, after: Any) -> bool:
+        """See `RowContract.same_shape`."""
+        return before.height == after.height and [*before.schema.items()] == [*after.schema.items()]

@@ -82,6 +82,8 @@ def _positions(flow: Flow, in_order: list[Task]) -> dict[Task, str]:
 
     for task in in_order:
         text = nest_text(dict(task.parameters), of_task)
+        if task.whole:
+            text += nest_text([other for other in task.upstream if other.stage in task.whole], of_task)
         plain[task] = digest("position", naming.normalize(task.name), task.stage.name, text)
     result: dict[Task, str] = {}
     counts: dict[str, int] = {}

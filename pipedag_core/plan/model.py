@@ -212,15 +212,21 @@ class Plan:
                 source=raw["source"],
                 digest=raw["digest"],
                 stages=tuple(PlanStage(**item) for item in raw["stages"]),
-                tasks=tuple(PlanTask(**_with_tuples(item)) for item in raw["tasks"]),
-                steps=tuple(Step(**_with_tuples({**item, "kind": _KINDS[item["kind"]]})) for item in raw["steps"]),
+                tasks=tuple(_task(**item) for item in raw["tasks"]),
+                steps=tuple(_step(**item) for item in raw["steps"]),
                 scratch=raw["scratch"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanMismatch(f"The plan is damaged: {error}. Make it again with `pipedag plan`.") from error
 
 
-def _with_tuples(item: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON object with tuples for its lists."""
-    # Plans have thousands of these, and are read whenever definitions of them are loaded.
-    return {key: tuple(value) if type(value) is list else value for key, value in item.items()}  # pyright: ignore[reportUnknownArgumentType]
+# JSON knows no tuples. Plans have thousands of these, and are read whenever definitions of them are loaded.
+
+
+def _task(*, upstream: list[str], outputs: list[str] | None, groups: list[str], external: Sequence[str] = (), **others: Any) -> PlanTask:
+    known = None if outputs is None else tuple(outputs)
+    return PlanTask(upstream=tuple(upstream), outputs=known, groups=tuple(groups), external=tuple(external), **others)
+
+
+def _step(*, kind: str, upstream: list[str], **others: Any) -> Step:
+    return Step(kind=_KINDS[kind], upstream=tuple(upstream), **others)

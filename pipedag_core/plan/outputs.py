@@ -24,6 +24,15 @@ def known_outputs(task: Task) -> tuple[str, ...] | None:
     return None
 
 
+#: Begins the path of a table that was written on the way; no path in a nest begins like this.
+_BESIDE = "[materialized_"
+
+
+def beside_path(number: int) -> str:
+    """Return the path of a table that a task writes on the way, instead of returning it: the first has number 0."""
+    return f"{_BESIDE}{number}]"
+
+
 def name_output(task: str, path: str, declared: str | None, position: str, *, alone: bool = False) -> str:
     """Return the readable name of one table or blob; see `name_outputs`."""
     if declared is not None and declared.endswith(naming.PLACEHOLDER):
@@ -48,15 +57,16 @@ def name_outputs(task: str, leaves: Sequence[tuple[str, str | None]], position: 
 
     Returns:
         One name per leaf: the declared one, normalised; `x_%%` as `x_` and 8 digits; a single leaf without a name as the task; one of several as
-        `<task>_<path>`.
+        `<task>_<path>`. What was written on the way does not count for that.
 
     Raises:
         DuplicateName: Two leaves have one name; both paths are named.
         FlowError: A name is not legal.
     """
     found: dict[str, str] = {}
+    returned = [path for path, _ in leaves if not path.startswith(_BESIDE)]
     for path, declared in leaves:
-        name = name_output(task, path, declared, position, alone=len(leaves) == 1)
+        name = name_output(task, path, declared, position, alone=[path] == returned)
         if name in found:
             raise DuplicateName(
                 f"Task {task!r} returns two tables or blobs with one name, {name!r}: at {found[name] or 'the top'!r} and at {path or 'the top'!r} "

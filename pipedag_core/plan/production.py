@@ -151,6 +151,12 @@ def _in_the_way(walk: _Walk, task: Task) -> list[str]:
     problems: list[str] = []
     partly = [place for place, _ in walk.roles.below(Place(task))]
     hint = f" Items of it have a role ({', '.join(map(repr, partly))}), but more of it is needed." if partly else ""
+    if task.options.versions is not None:
+        problems.append(
+            f"{task.full_id} would run in production, but compares two versions of tables (@input_stage_versions), and there is only one there.{hint} Leave "
+            f"what it gives out of the output, or give it a role: const or ignore ({trail})."
+        )
+        return problems
     if task.options.cache is not None:
         problems.append(
             f"{task.full_id} would run in production, but has a cache function, so it reads from outside.{hint} Give it a role: input or const "

@@ -81,6 +81,14 @@ def place_of(reference: Reference) -> Place:
     return Place(reference, tuple(reversed(keys)))
 
 
+def places_of(task: Task) -> list[Place]:
+    """Return everything that a task takes of others, where it takes all of a stage included."""
+    return [
+        *(place for _, place in places_in(dict(task.parameters))),
+        *(Place(other) for other in task.upstream if other.stage in task.whole),
+    ]
+
+
 def places_in(value: Any, path: str = "") -> Iterator[tuple[str, Place]]:
     """Yield (path, place) of every reference in a nest of raw references, with all parts of merges and the sources of views."""
     for where, leaf in iter_leaves(value, path):

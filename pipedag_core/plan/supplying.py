@@ -9,7 +9,7 @@ from pipedag_core.define.flow import Flow
 from pipedag_core.errors import FlowError
 from pipedag_core.plan.model import Plan, StepKind
 from pipedag_core.plan.selection import contract
-from pipedag_core.plan.specification import Place, places_in
+from pipedag_core.plan.specification import Place, places_of
 
 
 def supply(flow: Flow, whole: Plan, chosen: Plan, supplied: Sequence[Place]) -> tuple[Plan, frozenset[str]]:
@@ -31,7 +31,7 @@ def supply(flow: Flow, whole: Plan, chosen: Plan, supplied: Sequence[Place]) -> 
         FlowError: Nothing that runs takes what is supplied; or stages were chosen, and one takes it through a task that does not run.
     """
     given = dict.fromkeys(place.task.full_id for place in supplied)
-    taken = {task.full_id: [place for _, place in places_in(dict(task.parameters))] for task in flow.tasks}
+    taken = {task.full_id: places_of(task) for task in flow.tasks}
     tasks = {task.id: task for task in whole.tasks}
     unit_of = {stage.name: stage.unit for stage in whole.stages}
     runs = {f"{step.stage}.{step.task}" for step in chosen.steps if step.kind is StepKind.TASK} - given.keys()

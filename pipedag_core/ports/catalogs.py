@@ -415,6 +415,17 @@ class Catalog(Protocol):
         """
         ...
 
+    def before(self, run_id: str, stages: Sequence[str]) -> Mapping[str, int]:
+        """Return, for stages that had one, the generation that was current before this run wrote them; and pin it until the run ends.
+
+        It stays what the first call after the opening found; what this run has committed itself is never among it. Of a stage that the run only reads it
+        is the generation that it pins.
+
+        Raises:
+            RunError: The run was not begun, or has ended.
+        """
+        ...
+
     def find_result(self, run_id: str, stage: str, fingerprint: str, *, base: bool = False) -> FoundResult | None:
         """Return the newest stored result with this fingerprint (`base`: with this base fingerprint) in the stage.
 

@@ -133,6 +133,10 @@ class RowContract(Protocol):
         """
         ...
 
+    def same_shape(self, before: Any, after: Any) -> bool:
+        """Return whether two frames have the same columns, types and number of rows."""
+        ...
+
 
 class HookRegistry(Protocol):
     """Finds hooks by the names of types, without importing their libraries."""

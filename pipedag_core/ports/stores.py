@@ -9,6 +9,7 @@ from typing import Any, Protocol, final
 
 from pipedag_core.ports.catalogs import GenerationKey, Publication
 from pipedag_core.ports.data import (
+    ExternalTable,
     Form,
     Placeholder,
     Prepared,
@@ -142,6 +143,15 @@ class TableStore(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What this store can do."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Name of what its queries reach, without secrets; two stores of one name can read each other's tables, see `seen_by_others`."""
+        ...
+
+    def seen_by_others(self, table: StoredTable) -> ExternalTable:
+        """Return a table as other stores of the same `address` can read it: one that somebody else owns, with its columns and identity."""
         ...
 
     def session(self, label: str) -> AbstractContextManager[StoreSession]:

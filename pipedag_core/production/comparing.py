@@ -82,7 +82,7 @@ def compare_tables(
 
 def _without_views(pa: Any, table: Any) -> Any:
     """Return a table whose text and bytes are kept in the plain way: what selects rows does not know Arrow's views."""
-    from pipedag_core.stores.arrow_hash import without_views
+    from pipedag_core.stores.arrow_views import without_views
 
     plain = pa.schema([item.with_type(without_views(item.type)) for item in table.schema])
     return table if plain == table.schema else table.cast(plain)

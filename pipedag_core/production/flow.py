@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.config.settings import reveal
@@ -109,7 +109,7 @@ class ProductionFlow:
             self._blank[slot] = value
         self._ready: dict[Any, _Ready] = {}
         self._lock = threading.Lock()
-        self._context = TaskContext(parts.program.flow, "", "", "production", None, _as_it_is)
+        self._context = TaskContext(parts.program.flow, "", "", "production", None, self._materialized)
 
     # --- looking
 
@@ -204,6 +204,25 @@ class ProductionFlow:
         finally:
             executing.reset(token)
             self._database.release()
+
+    def _materialized(self, table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
+        """Return the rows of a table that a task wants to write at once: there is nowhere to write to."""
+        if isinstance(return_as_type, (tuple, list)):
+            return tuple(self._materialized(table, return_as_type=one) for one in return_as_type)
+        obj: Any = table.obj
+        is_query, is_text = hasattr(obj, "subquery"), isinstance(obj, str) or type(obj).__name__ == "TextClause"
+        by_reference = return_as_type is not None and self._frames.hook_for(return_as_type).by_reference
+        wrong = "SQL text" if is_text else "a table with type_map" if table.type_map else ""
+        if return_as_type is not None and not wrong and is_query != by_reference:
+            wrong = f"a {type(obj).__name__} as {getattr(return_as_type, '__name__', return_as_type)}"
+        if wrong:
+            raise ProductionError(
+                f"Table.materialize() of {wrong} cannot run in production, where nothing is written. Return the table from a task of its own."
+            )
+        if is_query:
+            # Read like a table.
+            return cast("Any", obj).subquery(table.name)
+        return obj if return_as_type is None or not self._frames.is_frame(obj) else self._frames.convert(obj, return_as_type)
 
     def run_batches(
         self, inputs: Any, rows: int = 100_000, outputs: Sequence[str] | None = None, *, as_type: Any = None, stream: str | None = None
@@ -440,15 +459,3 @@ def _nested(inputs: Mapping[str, Any], name: str) -> Any:
             rest = name[len(key) + 1 :]
             return value[rest] if rest in value else _nested(value, rest)
     return _UNSET
-
-
-def _as_it_is(table: Table[Any], **_: Any) -> Any:
-    """Return the rows of a table that a task wants to write at once: there is nowhere to write to."""
-    obj = table.obj
-    if table.type_map or isinstance(obj, str) or type(obj).__name__ == "TextClause":
-        raise ProductionError(
-            f"Table.materialize() of {'a table with type_map' if table.type_map else 'SQL text'} cannot run in production, where nothing is written. "
-            "Return the table from a task of its own."
-        )
-    # A query of SQLAlchemy is read like a table.
-    return obj.subquery(table.name) if hasattr(obj, "subquery") else obj

@@ -1,7 +1,7 @@
 """Where a production flow that is called as a command takes its inputs from, and where its outputs go: files, and tables of an instance.
 
 Files are Parquet, CSV or Arrow IPC, by their ending. A file is written under another name and then moved over, so that readers see all of it or what
-was there before; tables are committed as those of a flow. All outputs are computed before any is written.
+was there before; tables change all at once, before files do. All outputs are computed before any is written.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from pyarrow import csv, feather
 
 from pipedag_core.config.context import ConfigContext
 from pipedag_core.config.wire import open_catalog, open_table_store
-from pipedag_core.errors import ConfigError, InputMismatch, RunError, UnsupportedByStore
+from pipedag_core.errors import ConfigError, InputMismatch, UnsupportedByStore
 from pipedag_core.ports.data import BatchSource, Form, StoredTable
-from pipedag_core.runner import put_tables
+from pipedag_core.production.into_tables import TABLE, Slice, places_of, stage_and_table, write
 from pipedag_core.stores.arrow_hash import ContentHasher
 
 if TYPE_CHECKING:
     from pipedag_core.production.flow import ProductionFlow
 
-#: What a place begins with that is a table of an instance: `table:stage.name`.
-TABLE: Final = "table:"
 _READ: Final[Mapping[str, Callable[[Path], pa.Table]]] = {
     ".parquet": pq.read_table,
     ".csv": csv.read_csv,
@@ -67,18 +65,20 @@ def score(
     outputs: Mapping[str, str],
     context: Callable[[], ConfigContext],
     *,
+    part: Slice | None = None,
     note: str = "pipedag score",
     external_id: str = "",
 ) -> dict[str, Scored]:
     """Run a production flow from places to places.
 
-    All outputs are computed before any is written. Each file is replaced at once, and the tables of one stage are committed together.
+    All outputs are computed before any is written. Tables are all in one stage, which changes at once; then each file is replaced at once.
 
     Args:
         prod: The production flow.
         inputs: Name of an input (`clean.flights`) -> its place: a file, or `table:stage.name`.
-        outputs: Name of an output -> the file it goes to, or `table:stage.name`; a flow that has this stage replaces all of it.
+        outputs: Name of an output -> the file it goes to, or `table:stage.name`.
         context: Called for the instance whose tables are read or written, if any is.
+        part: The rows of this run in tables that others write, too; None if an output is all of its table.
         note, external_id: Who writes, and under which id of an orchestrator, as for `put_tables`.
 
     Returns:
@@ -89,8 +89,12 @@ def score(
         InputMismatch: An input is missing or unlike that in training, or an output is no table.
         Exception: Whatever a table could not be written for.
     """
-    for place in outputs.values():
-        _stage_and_name(place) if place.startswith(TABLE) else _of_ending(_WRITE, Path(place))
+    stage, names = places_of(outputs)
+    files = {name: Path(place) for name, place in outputs.items() if name not in names}
+    for path in files.values():
+        _of_ending(_WRITE, path)
+    if part is not None and not names:
+        raise ConfigError(f"--slice {part.column}={part.value} is for outputs that are tables: --output NAME=table:STAGE.TABLE.")
     given: dict[str, Any] = {}
     for name, place in inputs.items():
         _put(given, name, _read_table(place, context()) if place.startswith(TABLE) else _read_file(Path(place)))
@@ -100,13 +104,12 @@ def score(
         if not prod.is_frame(value):
             raise InputMismatch(f"Output {name!r} is a {type(value).__name__}, not a table, so it cannot be written.", problems=(name,))
         tables[name] = prod.to_arrow(value)
-    for name, table in tables.items():
-        if not outputs[name].startswith(TABLE):
-            _write_file(table, Path(outputs[name]))
-    stored = _write_tables(
-        {outputs[name]: table for name, table in tables.items() if outputs[name].startswith(TABLE)}, context, note, external_id
+    stored = (
+        write({name: tables[name] for name in names}, stage, names, part, context(), note=note, external_id=external_id) if names else {}
     )
-    return {name: _told(outputs[name], table, stored.get(outputs[name])) for name, table in tables.items()}
+    for name, path in files.items():
+        _write_file(tables[name], path)
+    return {name: _told(outputs[name], table, stored.get(name)) for name, table in tables.items()}
 
 
 def _told(place: str, table: pa.Table, identity: str | None) -> Scored:
@@ -161,34 +164,8 @@ def _write_file(table: pa.Table, path: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _stage_and_name(place: str) -> tuple[str, str]:
-    stage, _, name = place.removeprefix(TABLE).casefold().partition(".")
-    if not stage or not name:
-        raise ConfigError(f"{place!r} names no table: write {TABLE}STAGE.TABLE.", place=place)
-    return stage, name
-
-
-def _write_tables(tables: Mapping[str, pa.Table], context: Callable[[], ConfigContext], note: str, external_id: str) -> dict[str, str]:
-    """Commit tables; return their identities, by place."""
-    by_stage: dict[str, dict[str, str]] = {}
-    for place in tables:
-        stage, name = _stage_and_name(place)
-        by_stage.setdefault(stage, {})[name] = place
-    identities: dict[str, str] = {}
-    for stage, names in by_stage.items():
-        values = {name: tables[place] for name, place in names.items()}
-        report = put_tables(stage, values, config=context(), note=note, external_id=external_id)
-        if not report.is_committed:
-            error = next((failure.error for failure in report.failures if failure.error is not None), None)
-            raise error or RunError(
-                f"Stage {stage} was not committed: {'; '.join(item.message for item in report.reports if item.message)}"
-            )
-        identities |= {place: report.entries[stage][name].identity for name, place in names.items()}
-    return identities
-
-
 def _read_table(place: str, context: ConfigContext) -> pa.Table:
-    stage, table = _stage_and_name(place)
+    stage, table = stage_and_table(place)
     catalog = open_catalog(context)
     store = open_table_store(context)
     try:

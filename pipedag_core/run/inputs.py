@@ -14,17 +14,39 @@ from pipedag_core.define.late import LateValue
 from pipedag_core.define.stage import Stage
 from pipedag_core.define.task import Task
 from pipedag_core.define.walk import is_plain, iter_leaves, map_leaves, segment
-from pipedag_core.errors import RunError, UnknownItem, UnsupportedValue
+from pipedag_core.errors import OtherVersionMissing, RunError, UnknownItem, UnsupportedValue
 from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import FoundResult, TaskKey
 from pipedag_core.ports.data import ExternalTable, Placeholder, StoredBlob, StoredTable, StoredView, TableSource
+from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.pointing import renamed, shown_objects
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.views import Wired, make, selection_from
 
+
+@final
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A table or blob of another instance, which is read through the stores of that one.
+
+    Attributes:
+        stored: What it is there.
+        identity: What it counts as here.
+        session, access: The other instance, opened.
+    """
+
+    stored: StoredTable | StoredBlob
+    identity: str
+    session: Session
+    access: StoreSession
+
+
 #: What stands among arguments for something whose identity is known.
-INPUTS: Final = (StoredTable, StoredView, ExternalTable, StoredBlob)
+INPUTS: Final = (StoredTable, StoredView, ExternalTable, StoredBlob, Elsewhere)
+
+#: With the number that may stand behind it, a label is a name for every database.
+_LONGEST_LABEL: Final = 56
 
 _UNSAFE = re.compile(r"[^a-z0-9_]+")
 
@@ -95,6 +117,8 @@ class TaskInputs:
             for path, leaf in leaves(value, segment(name)):
                 if isinstance(leaf, INPUTS):
                     parts[f"input {path}"] = leaf.identity
+                elif isinstance(leaf, OtherVersionMissing):
+                    parts[f"input {path}"] = "missing"
             frame = codec.dumps(codec.encode(value, _frame_leaf))
             if frame != '{"$":"input"}':
                 parts[f"argument {name}"] = fingerprint.short(frame)
@@ -109,18 +133,32 @@ def resolve(session: Session, run: Run, plan: Plan, task: Task) -> TaskInputs:
         UnknownItem: A result has no such item.
         MaterializationError: A View selects from something that is no table.
     """
-    values = upstream_values(session, run, plan, task.upstream, f"Task {task.stage.name}.{task.id}")
+    return label(arguments(task, upstream_values(session, run, plan, task.upstream, f"Task {task.stage.name}.{task.id}")))
+
+
+def arguments(task: Task, values: Mapping[Task, Any]) -> Mapping[str, Any]:
+    """Return a task's arguments with the results of other tasks in place of references, and tables of others and views as what can be read.
+
+    Raises:
+        UnknownItem: A result has no such item.
+        MaterializationError: A View selects from something that is no table.
+    """
     # What nobody can see into is known by the task's cache function, whose value is in the fingerprint, or not at all.
     wired = Wired(f"Task {task.stage.name}.{task.id}", fingerprint.nonce if task.options.cache is None else lambda: "")
 
     def leaf(item: Any, path: str) -> Any:
         return wired.leaf(item, path, lambda nest: list(leaves(nest, "")))
 
-    return label({name: map_leaves(evaluate(value, values.__getitem__), leaf, segment(name)) for name, value in task.parameters.items()})
+    return {name: map_leaves(evaluate(value, values.__getitem__), leaf, segment(name)) for name, value in task.parameters.items()}
 
 
 def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task], who: str) -> Mapping[Task, Any]:
-    """Return the decoded results of tasks.
+    """Return the decoded results of tasks; see `upstream_results`."""
+    return {item: decode_output(found) for item, found in upstream_results(session, run, plan, tasks, who).items()}
+
+
+def upstream_results(session: Session, run: Run, plan: Plan, tasks: Sequence[Task], who: str) -> Mapping[Task, FoundResult]:
+    """Return the results of tasks, as this run sees them.
 
     Raises:
         RunError: Some have no result; the message says which stages to run.
@@ -145,7 +183,7 @@ def upstream_values(session: Session, run: Run, plan: Plan, tasks: Sequence[Task
             flow=plan.flow,
             tasks=tuple(names.split(", ")),
         )
-    return {item: decode_output(found[key]) for item, key in keys.items()}
+    return {item: found[key] for item, key in keys.items()}
 
 
 def decode_output(found: FoundResult) -> Any:
@@ -206,6 +244,8 @@ def label(parameters: Mapping[str, Any]) -> TaskInputs:
         for path, leaf in leaves(value, segment(name)):
             if isinstance(leaf, TableSource):
                 base = _UNSAFE.sub("_", path.casefold()) or "t"
+                if len(base) > _LONGEST_LABEL:
+                    base = f"{base[: _LONGEST_LABEL - 9]}_{fingerprint.short(path)[:8]}"
                 text, count = base, 1
                 while text in placeholders:
                     count += 1
@@ -230,6 +270,8 @@ def _frame_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
 def _opaque_leaf(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, Stage):
         return {"$": "stage", "name": value.name}
+    if isinstance(value, OtherVersionMissing):
+        return {"$": "missing"}
     if isinstance(value, LateValue):
         # Neither where it comes from nor what is made of it has a say in anything.
         return {"$": "late", "maker": value.maker}

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from pipedag_core.define.contracts import contracts_of
-from pipedag_core.define.shapes import UNKNOWN, annotation_of
 from pipedag_core.define.task import Task
 from pipedag_core.define.walk import segment
 from pipedag_core.errors import FlowError, PipedagError, StoredDataMissing, TracingRefused
-from pipedag_core.ports.data import ExternalTable, StoredBlob, StoredTable, StoredView, TableSource
+from pipedag_core.ports.data import ExternalTable, Form, StoredBlob, StoredTable, StoredView, TableSource
 from pipedag_core.ports.hooks import ReadContext, TableHook, TracingHook
 from pipedag_core.ports.stores import Capabilities, StoreSession
-from pipedag_core.run.inputs import TaskInputs, label, map_inputs
+from pipedag_core.run.inputs import Elsewhere, TaskInputs, label, leaves, map_inputs
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
 from pipedag_core.run.views import loaded
@@ -48,17 +47,21 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
         StoredDataMissing: A stored table or blob is gone or damaged.
     """
     references: References = {}
-    hook = _hook(session, task) if inputs.placeholders else None
+    hook = _hook_for(session, task, inputs)
     inputs = with_columns(access, task, inputs)
-    contracts = {path: cls for name, value in inputs.parameters.items() for path, cls in _contracts(task, name, value).items()}
+    contracts = _contracts(task, inputs.parameters)
 
     def leaf(value: Any, path: str) -> Any:
         if isinstance(value, StoredBlob):
             return read_blob(session, value)
+        if isinstance(value, Elsewhere):
+            return _read_elsewhere(value, hook, task.options.input_type, path)
         if not isinstance(value, TableSource) or hook is None:
             return value
-        found = read_table(session, access, hook, value, task.options.input_type, inputs.labels[path], path)
-        if hook.by_reference:
+        name = inputs.labels[path]
+        found = read_table(session, access, hook, value, task.options.input_type, name, path, alias=_alias(task, name))
+        # What is another instance's is copied where it is returned.
+        if hook.by_reference and not (task.options.versions is not None and isinstance(value, ExternalTable)):
             references[id(found)] = (found, value)
         contract = session.hooks.contract(contracts[path]) if path in contracts else None
         if contract is None or not isinstance(found, contract.frame_type):
@@ -68,19 +71,20 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
     return Loaded(inputs, {name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
 
 
-def _contracts(task: Task, name: str, value: Any) -> Mapping[str, type]:
-    """Return path -> contract for the tables of one argument."""
-    parameters = task.function.signature.parameters
-    parameter = parameters.get(name)
-    if parameter is None:
-        # One of the keywords that are gathered.
-        parameter = next((item for item in parameters.values() if item.kind is inspect.Parameter.VAR_KEYWORD), None)
-        if parameter is None:
-            return {}
-    annotation = annotation_of(task.fn, parameter.name)
-    if annotation is UNKNOWN:
+def _contracts(task: Task, parameters: Mapping[str, Any]) -> Mapping[str, type]:
+    """Return path -> contract for the tables among the arguments."""
+    promised = task.function.promised
+    if not promised:
         return {}
-    return contracts_of(tuple[annotation, ...] if parameter.kind is inspect.Parameter.VAR_POSITIONAL else annotation, value, segment(name))
+    known = task.function.signature.parameters
+    # Keywords that are gathered each have a name of their own.
+    gathered = next((name for name, item in known.items() if item.kind is inspect.Parameter.VAR_KEYWORD), "")
+    found: dict[str, type] = {}
+    for name, value in parameters.items():
+        annotation = promised.get(name if name in known else gathered)
+        if annotation is not None:
+            found.update(contracts_of(annotation, value, segment(name)))
+    return found
 
 
 def with_columns(access: StoreSession, task: Task, inputs: TaskInputs) -> TaskInputs:
@@ -104,9 +108,13 @@ def read_table(
     label: str,
     path: str,
     capabilities: Capabilities | None = None,
+    alias: str | None = None,
 ) -> Any:
-    """Load one table or view; the error says which one, and one that is gone is struck. `capabilities` are those that the hook may use; by default all of the store's."""
-    alias = path.rpartition(".")[2] or label
+    """Load one table or view; the error says which one, and one that is gone is struck.
+
+    `capabilities`: those that the hook may use; by default all of the store's. `alias`: what it is called in queries; by default the end of the path.
+    """
+    alias = alias or path.rpartition(".")[2] or label
     try:
         return hook.read(
             table, as_type, ReadContext(access, capabilities or session.tables.capabilities, label, alias, session.hooks.args(hook))
@@ -120,6 +128,26 @@ def read_table(
         raise
     except Exception as error:
         add_note(error, f"while loading {_told(table)} for input {path!r}")
+        raise
+
+
+def _alias(task: Task, label: str) -> str | None:
+    # Two versions of a table in one query need two names.
+    return None if task.options.versions is None else label
+
+
+def _read_elsewhere(value: Elsewhere, hook: TableHook | None, as_type: Any, path: str) -> Any:
+    """Load a table or blob of another instance; nothing of that is changed, also if it turns out to be gone."""
+    other = value.session
+    if isinstance(value.stored, StoredBlob) or hook is None:
+        return other.blobs.read(value.stored.location, getattr(value.stored, "format", ""), value.stored.identity)
+    capabilities = replace(other.tables.capabilities, reads=other.tables.capabilities.reads - {Form.QUERY})
+    try:
+        return hook.read(value.stored, as_type, ReadContext(value.access, capabilities, path, path, other.hooks.args(hook)))
+    except PipedagError:
+        raise
+    except Exception as error:
+        add_note(error, f"while loading {_told(value.stored)} of another instance for input {path!r}")
         raise
 
 
@@ -142,7 +170,7 @@ def read_blob(session: Session, blob: StoredBlob) -> Any:
 def load_empty(session: Session, access: StoreSession, task: Task, inputs: TaskInputs) -> Loaded:
     """Give the task inputs without rows, which know where they come from, for AUTO_VERSION."""
     references: References = {}
-    hook = _hook(session, task) if inputs.placeholders else None
+    hook = _hook_for(session, task, inputs)
     if hook is not None and not isinstance(hook, TracingHook):
         raise TracingRefused(
             f"Task {task.stage.name}.{task.id} has version=AUTO_VERSION, but what it would do on {task.options.input_type!r} cannot be seen without "
@@ -155,13 +183,27 @@ def load_empty(session: Session, access: StoreSession, task: Task, inputs: TaskI
     def leaf(value: Any, path: str) -> Any:
         if isinstance(value, StoredBlob):
             return read_blob(session, value)
+        if isinstance(value, Elsewhere):
+            if hook is None or isinstance(value.stored, StoredBlob):
+                return _read_elsewhere(value, None, None, path)
+            return hook.empty(value.stored.schema, task.options.input_type, path)
         if not isinstance(value, TableSource) or hook is None:
             return value
-        empty = hook.empty(value.schema, task.options.input_type, path)
+        empty = hook.empty(value.schema, task.options.input_type, _alias(task, inputs.labels[path]) or path)
         references[id(empty)] = (empty, value)
         return empty
 
     return Loaded(inputs, {name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
+
+
+def _hook_for(session: Session, task: Task, inputs: TaskInputs) -> TableHook | None:
+    """Return what loads the task's tables; None if it gets none."""
+    elsewhere = task.options.versions is not None and any(
+        isinstance(leaf, Elsewhere) and isinstance(leaf.stored, StoredTable)
+        for value in inputs.parameters.values()
+        for _, leaf in leaves(value, "")
+    )
+    return _hook(session, task) if inputs.placeholders or elsewhere else None
 
 
 def _hook(session: Session, task: Task) -> TableHook:

@@ -34,10 +34,17 @@ class PlanLookup:
 @final
 @dataclass(frozen=True, slots=True)
 class FlowLookup:
-    """The tasks of a flow: (stage, task) -> task."""
+    """What steps ask of a flow's code.
+
+    Attributes:
+        flow: The flow.
+        tasks: (stage, task) -> task.
+        compared: Names of the stages of which tasks get two versions.
+    """
 
     flow: Flow
     tasks: Mapping[tuple[str, str], Task]
+    compared: frozenset[str]
 
 
 def plan_lookup(run: Run, plan: Plan) -> PlanLookup:
@@ -50,16 +57,23 @@ def plan_lookup(run: Run, plan: Plan) -> PlanLookup:
     return known
 
 
+def flow_lookup(run: Run, flow: Flow) -> FlowLookup:
+    """Return the tables for a flow, from the run's memory."""
+    known = run.lookups.get(id(flow))
+    if not isinstance(known, FlowLookup) or known.flow is not flow:
+        tasks = {(item.stage.name, item.id): item for item in flow.tasks}
+        compared = frozenset(other.stage.name for item in flow.tasks if item.options.versions is not None for other in item.upstream)
+        known = run.lookups[id(flow)] = FlowLookup(flow, tasks, compared)
+    return known
+
+
 def find_task(run: Run, flow: Flow, stage: str, task: str) -> Task:
     """Return the flow's task with this stage and id.
 
     Raises:
         RunError: There is none.
     """
-    known = run.lookups.get(id(flow))
-    if not isinstance(known, FlowLookup) or known.flow is not flow:
-        known = run.lookups[id(flow)] = FlowLookup(flow, {(item.stage.name, item.id): item for item in flow.tasks})
-    found = known.tasks.get((stage, task))
+    found = flow_lookup(run, flow).tasks.get((stage, task))
     if found is None:
         raise RunError(
             f"Flow {flow.name!r} has no task {stage}.{task}; the plan was made from other code. Make it again.", stage=stage, task=task

@@ -25,7 +25,7 @@ from pipedag_core.ports.data import (
     Written,
 )
 from pipedag_core.ports.events import PointReached
-from pipedag_core.ports.hooks import RowContract
+from pipedag_core.ports.hooks import RowContract, WriteContext
 from pipedag_core.run.loading import read_table
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
@@ -113,8 +113,10 @@ def write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Pol
     target = Target(place.stage, generation, name, place.task.id, slot.options, hash_content, comment, slot.comments)
     written = _with_place(place, name, lambda: place.access.write(slot.data, target, prepared=slot.prepared))  # pyright: ignore[reportArgumentType]
     table = _stored(place, slot, written, target, policy)
-    if slot.contract is not None:
-        _check_rows(place, table, slot.contract)
+    if slot.contract is not None and not _is_as_promised(place, slot, table, slot.contract):
+        # Written again as the contract has it; what is stored has the key of the query all the same.
+        place.session.tables.drop([table.location])
+        return write_slot(place, slot, name, generation, policy)
     key, base_key = slot.key or table.identity, slot.base_key or table.identity
     if hash_content and table.content_hash is not None and slot.key is None:
         # Only now is it known what the rows are; if they are stored already, the new copy is not needed.
@@ -131,17 +133,30 @@ def write_slot(place: Place, slot: Slot, name: str, generation: int, policy: Pol
     return [NewObject(table, key, base_key)]
 
 
-def _check_rows(place: Place, table: StoredTable, contract: RowContract) -> None:
-    """Hold what has been written against its contract, and remove it if it breaks it: rows of queries and lazy frames are there only now."""
-    hook = place.session.hooks.for_type(contract.frame_type)
+def _is_as_promised(place: Place, slot: Slot, table: StoredTable, contract: RowContract) -> bool:
+    """Hold what has been written against its contract, and remove it if it breaks it: rows of queries and lazy frames are there only now.
+
+    Returns:
+        Whether it has the columns, types and rows that the contract makes of it; if not, the slot has them, to be written in its place.
+    """
+    hooks = place.session.hooks
+    hook = hooks.for_type(contract.frame_type)
     try:
         rows = read_table(place.session, place.access, hook, table, contract.frame_type, table.name, table.name)
-        contract.check(rows, f"Table {table.name!r} of {place.who}")
+        checked = contract.check(rows, f"Table {table.name!r} of {place.who}")
+        slot.contract = None
+        if contract.same_shape(rows, checked):
+            return True
+        context = WriteContext(
+            place.access, place.session.tables.capabilities, f"{place.stage}.{place.task.id}", slot.path, hooks.args(hook)
+        )
+        slot.data = hook.write(checked, context)
     except BaseException as error:
         place.session.tables.drop([table.location])
         if isinstance(error, PipedagError):
             error.__dict__.update({"table": table.name, "stage": place.stage, "task": place.task.id})
         raise
+    return False
 
 
 def _with_place(place: Place, name: str, action: Any) -> Any:

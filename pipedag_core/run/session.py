@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
@@ -19,6 +19,10 @@ from pipedag_core.ports.stores import BlobStore, TableStore
 from pipedag_core.run.memory import RunMemory
 
 log = logging.getLogger(__name__)
+
+
+def _open_none(config: Any, *, read_only: bool = False) -> AbstractContextManager[Session | None]:
+    return nullcontext()
 
 
 @final
@@ -35,6 +39,7 @@ class Session:
         auto_table, auto_blob: Names of types that may be returned bare (`pandas.Series`); empty auto_table means all types with a hook.
         ttl_s: Seconds for which leases and pins of this process's runs hold without being renewed.
         wait_s: Seconds for which a run in this process waits for a stage that another run writes.
+        open_other: Opens another instance, by its configuration; gives None where nothing was ever stored. With `read_only` its catalog cannot be written.
     """
 
     catalog: Catalog
@@ -49,6 +54,7 @@ class Session:
     auto_blob: Sequence[str] = ()
     ttl_s: float = 30.0
     wait_s: float = 3600.0
+    open_other: Callable[..., AbstractContextManager[Session | None]] = _open_none
 
     def tell(self, event: Event) -> None:
         """Tell all observers; what they raise never disturbs the run.

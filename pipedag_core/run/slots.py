@@ -82,7 +82,7 @@ class Slot:
     """One table, blob, script or table of somebody else in a returned nest, on its way into the store.
 
     `is_nameless`: it is stored or known already and is only a source of something returned, so it gets no readable name. `contract`: what its rows
-    have to be, and have not been found to be yet.
+    have to be, and have not been found to be yet. `early`: the slot of the same table, if it was written on the way.
     """
 
     path: str
@@ -100,6 +100,7 @@ class Slot:
     tables: dict[str, StoredTable] = field(default_factory=dict[str, StoredTable])
     is_nameless: bool = False
     contract: RowContract | None = None
+    early: Slot | None = None
     comment: str = ""
     comments: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -177,7 +178,7 @@ class Place:
 
     Attributes:
         references: id of an object that stands for a stored table, view or blob -> the object, and what it stands for.
-        early: Id of a table that was written in the middle of the task -> the name that it asked for.
+        early: id of an object that stands for a table that was written on the way -> its slot.
     """
 
     session: Session
@@ -189,7 +190,7 @@ class Place:
     stages: frozenset[str]
     inputs: TaskInputs
     references: dict[int, tuple[Any, TableSource]]
-    early: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
+    early: dict[int, Slot] = field(default_factory=dict[int, Slot])
 
     @property
     def who(self) -> str:
@@ -230,9 +231,18 @@ def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
         )
 
     def leaf(item: Any, path: str) -> Any:
+        reference = place.references.get(id(item))
+        is_other = reference is not None and isinstance(reference[1], (StoredView, ExternalTable))
+        if path in contracts and (is_other or isinstance(item, (View, RawSql, ExternalTableReference))):
+            what = type(item).__name__ if not is_other else "a reference to a view, or to a table of others,"
+            raise MaterializationError(
+                f"{place.who} returned{_at(path)} {what} where a table under the contract {contracts[path].__name__} is declared. "
+                "Only tables that the task writes can be held against a contract: return a query or a frame, or drop the annotation.",
+                stage=place.stage,
+                task=place.task.id,
+            )
         if isinstance(item, View):
             return view(item, path)
-        reference = place.references.get(id(item))
         if reference is not None and isinstance(reference[1], (StoredView, ExternalTable)):
             return known(reference[1], path)
         slot = _slot(place, item, path, contracts.get(path))
@@ -261,10 +271,13 @@ def collect(place: Place, value: Any) -> tuple[Any, list[Slot]]:
 
 def _slot(place: Place, item: Any, path: str, contract: type | None) -> Slot | None:
     reference = place.references.get(id(item))
+    early = place.early.get(id(item))
+    if early is not None:
+        return _returned_early(place, early, path, contract)
     if reference is not None and contract is None:
         # What is stored itself comes from `pipedag_core.run.supplied`, and stays what it was called.
         stored = cast("StoredTable | StoredBlob", reference[1])
-        return Slot(path, item, item.name if item is stored else place.early.get(stored.id), stored=stored)
+        return Slot(path, item, item.name if item is stored else None, stored=stored)
     if isinstance(item, Table):
         return table_slot(place, cast("Table[Any]", item), path, contract)
     if isinstance(item, Blob):
@@ -283,6 +296,19 @@ def _slot(place: Place, item: Any, path: str, contract: type | None) -> Slot | N
     if hook is None or (settings.auto_table and not names & set(settings.auto_table)):
         return None
     return _under(place, contract, Slot(path, item, None, hook=hook))
+
+
+def _returned_early(place: Place, early: Slot, path: str, contract: type | None) -> Slot:
+    """Return the slot of a table that was written on the way and is returned."""
+    said = None if contract is None else place.session.hooks.contract(contract)
+    if said is not None and early.options.contract != said.token:
+        raise MaterializationError(
+            f"{place.who} returned{_at(path)} what Table(...).materialize() has written without the contract {said.name} that is declared for it. "
+            f"Name it there: Table(..., annotation={said.name}).",
+            stage=place.stage,
+            task=place.task.id,
+        )
+    return Slot(path, None, early.declared, early.options, stored=early.stored, early=early)
 
 
 def table_slot(place: Place, table: Table[Any], path: str, contract: type | None = None) -> Slot:
@@ -378,6 +404,8 @@ def _prepare_slot(place: Place, slot: Slot, policy: Policy) -> None:
         _query_keys(slot, place, version, policy)
     elif slot.hook is not None:
         if slot.contract is not None and slot.has_frame:
+            # The library's own hook refuses what no table can keep, such as an index that means something; a contract might drop it.
+            slot.hook.write(slot.obj, WriteContext(access, session.tables.capabilities, f"{place.stage}.{task.id}", slot.path, {}))
             slot.obj = slot.contract.check(slot.obj, f"Table {slot.declared or slot.path or task.id!r} of {place.who}")
             slot.hook, slot.contract = session.hooks.for_object(slot.obj) or slot.hook, None
         context = WriteContext(access, session.tables.capabilities, f"{place.stage}.{task.id}", slot.path, session.hooks.args(slot.hook))

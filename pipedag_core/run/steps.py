@@ -12,7 +12,7 @@ from pipedag_core.errors import LeaseHeld, PipedagError, RunError
 from pipedag_core.plan.model import Plan, Step, StepKind
 from pipedag_core.ports.catalogs import GenerationKey, Held, Opened, TaskResult
 from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEnded, StepReport, StepStarted
-from pipedag_core.run.lookup import find_task, plan_lookup
+from pipedag_core.run.lookup import find_task, flow_lookup, plan_lookup
 from pipedag_core.run.notes import add_note, is_interruption, message_of
 from pipedag_core.run.outputs import discard
 from pipedag_core.run.session import Run, Session
@@ -54,7 +54,7 @@ def execute_step(
     try:
         match step.kind:
             case StepKind.OPEN:
-                report = _open(session, run, plan, step)
+                report = _open(session, run, flow, plan, step)
             case StepKind.TASK:
                 report = _task(session, run, flow, plan, step, computed)
             case StepKind.COMMIT:
@@ -175,7 +175,7 @@ def reads_of(plan: Plan, unit: Sequence[str]) -> tuple[str, ...]:
     return tuple(stage for stage in found if stage not in own)
 
 
-def open_unit(session: Session, run: Run, plan: Plan, stage: str) -> Opened | Held:
+def open_unit(session: Session, run: Run, flow: Flow, plan: Plan, stage: str) -> Opened | Held:
     """Open a stage with all that is committed with it, or find it open."""
     unit = plan.unit(stage)
     is_scratch = unit[0] in run.supplied.scratch
@@ -184,13 +184,17 @@ def open_unit(session: Session, run: Run, plan: Plan, stage: str) -> Opened | He
     opened = session.catalog.open_stages(run.id, unit, reads, scratch=plan.scratch or is_scratch)
     if isinstance(opened, Opened):
         run.open.update(opened.generations)
+        compared = [name for name in unit if name in flow_lookup(run, flow).compared]
+        if compared:
+            # A task that comes after the commit may ask what was there before it.
+            session.catalog.before(run.id, compared)
         session.tell(PointReached(run.id, "after_open"))
     return opened
 
 
-def _open(session: Session, run: Run, plan: Plan, step: Step) -> StepReport:
+def _open(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> StepReport:
     assert step.stage is not None
-    opened = open_unit(session, run, plan, step.stage)
+    opened = open_unit(session, run, flow, plan, step.stage)
     if isinstance(opened, Held):
         return _waiting(session, run, plan, step, opened)
     numbers = ", ".join(f"{name} g{key.number}" for name, key in opened.generations.items())
@@ -243,7 +247,7 @@ def _task(session: Session, run: Run, flow: Flow, plan: Plan, step: Step, comput
     generation = run.open.get(step.stage)
     if generation is None:
         # Another process opened the stage, or the step is executed again after its stage was committed.
-        opened = open_unit(session, run, plan, step.stage)
+        opened = open_unit(session, run, flow, plan, step.stage)
         if isinstance(opened, Held):
             return _waiting(session, run, plan, step, opened)
         generation = opened.generations[step.stage]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, cast, final
 
@@ -19,7 +19,8 @@ from pipedag_core.define.task import Task
 from pipedag_core.define.values import Table
 from pipedag_core.errors import FreshInput, MaterializationError, StoredDataMissing, TracingRefused, UnsupportedByStore, UnsupportedValue
 from pipedag_core.plan.model import Plan, PlanTask
-from pipedag_core.ports.catalogs import FoundResult, GenerationKey, TaskResult
+from pipedag_core.plan.outputs import beside_path
+from pipedag_core.ports.catalogs import FoundResult, GenerationKey, NewObject, TaskResult
 from pipedag_core.ports.events import Outcome, PointReached, StepReport
 from pipedag_core.ports.hooks import TracingHook
 from pipedag_core.ports.stores import StoreSession
@@ -28,7 +29,7 @@ from pipedag_core.run.inputs import INPUTS, TaskInputs, leaves, map_inputs, reso
 from pipedag_core.run.loading import Loaded, load, load_empty
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.memory import RunMemory
-from pipedag_core.run.midway import Midway
+from pipedag_core.run.midway import Midway, check_options, put_beside
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.pointing import point
 from pipedag_core.run.session import Run, Session
@@ -45,7 +46,9 @@ from pipedag_core.run.slots import (
     query_parts,
     refuse_opaque,
     reuse,
+    table_slot,
 )
+from pipedag_core.run.versions import resolve_versions
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +125,16 @@ def _run_once(
     computed: Callable[[], None] | None,
 ) -> StepReport:
     started = time.monotonic()
-    inputs = resolve(session, run, plan, task)
-    job = Job(session, run, flow, plan, planned, task, generation, inputs, started, computed)
+    if task.options.versions is None:
+        inputs = resolve(session, run, plan, task)
+        return _decide(Job(session, run, flow, plan, planned, task, generation, inputs, started, computed))
+    with ExitStack() as stack:
+        inputs = resolve_versions(session, run, plan, task, stack)
+        return _decide(Job(session, run, flow, plan, planned, task, generation, inputs, started, computed))
+
+
+def _decide(job: Job) -> StepReport:
+    run, planned, task = job.run, job.planned, job.task
     kind = planned.cached_by
     forced = _is_forced(job)
     if kind == "lazy":
@@ -137,11 +148,14 @@ def _run_once(
         )
     token = str(task.options.version) if kind == "version" else _trace(job)
     cache_value = _cache_value(job)
-    parts = {("version" if kind == "version" else "expression"): token if kind == "version" else fingerprint.short(token), **inputs.parts()}
+    parts = {
+        ("version" if kind == "version" else "expression"): token if kind == "version" else fingerprint.short(token),
+        **job.inputs.parts(),
+    }
     if cache_value is not None:
         parts["cache function's value"] = fingerprint.short(cache_value)
     found = fingerprint.task_fingerprint(
-        stage=planned.stage, task=task.name, kind=kind, token=token, arguments=inputs.hashed(), cache_value=cache_value, parts=parts
+        stage=planned.stage, task=task.name, kind=kind, token=token, arguments=job.inputs.hashed(), cache_value=cache_value, parts=parts
     )
     # Equal work in one process is done once; whoever comes second finds the first one's result.
     with run.locks.hold(found.full):
@@ -287,15 +301,13 @@ def _refuse_fresh_input(job: Job, *, lazy: bool) -> None:
 
 
 def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) -> StepReport:
-    with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
-        midway, marked, slots = _outcome(job, access, policy)
-        with midway:
-            place = midway.place
-            prepare(place, slots, policy)
-            reuse(place, slots, policy)
-            _tell_computed(job, slots)
-            output = outputs.write(place, marked, slots, job.generation.number, policy)
-    output.new += midway.new
+    with _removed_on_failure(job) as early, job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
+        place, marked, slots = _outcome(job, access, policy, early)
+        prepare(place, slots, policy)
+        reuse(place, slots, policy)
+        _tell_computed(job, slots)
+        output = outputs.write(place, marked, slots, job.generation.number, policy)
+    output.new += early
     key = policy.fingerprint
     result = _result(job, output, parts, Outcome.RAN, reason)
     return _record(job, replace(result, fingerprint=key.full if key else "", base_fingerprint=key.base if key else ""), output)
@@ -304,9 +316,8 @@ def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) ->
 def _run_lazy(job: Job, forced: bool) -> StepReport:
     cache_value = _cache_value(job)
     policy = Policy("lazy", forced, not forced, _by_base(job), cache_value, None)
-    with job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access, ExitStack() as stack:
-        midway, marked, slots = _outcome(job, access, policy)
-        place = stack.enter_context(midway).place
+    with _removed_on_failure(job) as early, job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
+        place, marked, slots = _outcome(job, access, policy, early)
         prepare(place, slots, policy)
         parts = {**query_parts(slots, place.inputs), **job.inputs.parts()}
         if job.task.options.version is not None:
@@ -340,7 +351,7 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
                 _refuse_fresh_input(job, lazy=True)
             _tell_computed(job, slots)
             output = outputs.write(place, marked, slots, job.generation.number, policy)
-            output.new += midway.new
+            output.new += early
             # Rows that are known only when they are written may turn out to be stored already.
             if not slots:
                 outcome, reason = Outcome.RAN, "returns no table, always runs"
@@ -388,16 +399,18 @@ def _trace(job: Job) -> str:
         place = _place(job, access, loaded)
         midway: list[Table[Any]] = []
 
-        def note(table: Table[Any], **_: Any) -> Any:
+        def note(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
+            check_options(job.who, config_context, schema)
             midway.append(table)
-            return table.obj
+            return (table.obj,) * len(cast("Sequence[Any]", return_as_type)) if isinstance(return_as_type, (tuple, list)) else table.obj
 
         try:
             value = _call(job, loaded, note)
         except BaseException as error:
             add_note(error, f"while AUTO_VERSION called task {job.planned.id} on empty inputs to see what it would do")
             raise
-        marked, slots = collect(place, {"returned": value, "materialized": midway} if midway else value)
+        more = [table_slot(place, table, beside_path(number)) for number, table in enumerate(midway)]
+        marked, slots = put_beside(*collect(place, value), more)
         refuse_opaque(place, slots)
         if not slots:
             raise TracingRefused(
@@ -429,8 +442,24 @@ def _place(job: Job, access: StoreSession, loaded: Loaded) -> Place:
     return Place(job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, loaded.inputs, loaded.references)
 
 
-def _outcome(job: Job, access: StoreSession, policy: Policy, *, writes: bool = True) -> tuple[Midway, Any, list[Slot]]:
-    """Load the arguments and call the function. The arguments are let go of before anything is written."""
+@contextmanager
+def _removed_on_failure(job: Job) -> Generator[list[NewObject]]:
+    """Give a list of what is written; it is removed if the block fails, after all that it has opened is closed."""
+    written: list[NewObject] = []
+    try:
+        yield written
+    except BaseException:
+        outputs.discard(job.session, [item.stored for item in written])
+        raise
+
+
+def _outcome(
+    job: Job, access: StoreSession, policy: Policy, early: list[NewObject], *, writes: bool = True
+) -> tuple[Place, Any, list[Slot]]:
+    """Load the arguments and call the function. The arguments are let go of before anything of its output is written.
+
+    `early`: gets what the function writes itself, by `Table.materialize()`.
+    """
     loaded = load(job.session, access, job.task, job.inputs)
     if not job.task.options.takes_late and late.has_late(job.inputs.parameters):
         parameters, made = late.supply(loaded.parameters, _task_context(job))
@@ -441,10 +470,11 @@ def _outcome(job: Job, access: StoreSession, policy: Policy, *, writes: bool = T
         if policy.kind == "lazy" and policy.lookup:
             _refuse_fresh_input(job, lazy=True)
 
-    with Midway(_place(job, access, loaded), job.generation.number, policy, before_query, writes=writes) as midway:
-        value = _call(job, loaded, midway.materialize)
-        _check_count(job, value)
-        return (midway, *midway.beside(*collect(midway.place, value)))
+    midway = Midway(_place(job, access, loaded), job.generation.number, policy, early, before_query, writes=writes)
+    value = _call(job, loaded, midway.materialize)
+    _check_count(job, value)
+    marked, slots = midway.beside(*collect(midway.place, value))
+    return midway.place, marked, slots
 
 
 def _check_count(job: Job, value: Any) -> None:

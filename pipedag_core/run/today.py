@@ -17,6 +17,7 @@ from pipedag_core.run.midway import WouldWrite
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.slots import Policy, prepare, query_parts
 from pipedag_core.run.task_run import Job, _outcome, _trace  # pyright: ignore[reportPrivateUsage] -- of one room
+from pipedag_core.run.versions import resolve_own_side
 
 #: Fresh input is not what makes a stored result stale here.
 _CACHE_VALUE: Final = "cache function's value"
@@ -26,7 +27,8 @@ def why_stale(session: Session, run: Run, flow: Flow, plan: Plan, task: Task, st
     """Say how a stored result differs from what today's code would make of the same inputs, as far as fingerprints tell; "" if it does not.
 
     Versions, expressions, queries, arguments and inputs are compared; fresh input (the value of a cache function) is not. A function that returns
-    queries is called for its queries if it gets no rows.
+    queries is called for its queries if it gets no rows. What a task that compares two versions got of the other one is not to be had any more: of such a
+    task, and of what it makes of both, only the rest is compared.
 
     Args:
         session: Opened.
@@ -39,6 +41,8 @@ def why_stale(session: Session, run: Run, flow: Flow, plan: Plan, task: Task, st
         PipedagError, or whatever the task's function raises when it is asked for its queries or its expression.
     """
     planned = plan_lookup(run, plan).tasks[task.stage.name, task.id]
+    if task.options.versions is not None:
+        return _why_stale_on_own_side(session, run, plan, task, stored)
     inputs = resolve(session, run, plan, task)
     job = Job(session, run, flow, plan, planned, task, GenerationKey(planned.stage, 0), inputs, time.monotonic(), None)
     before = {key: text for key, text in stored.parts.items() if key != _CACHE_VALUE}
@@ -57,6 +61,18 @@ def why_stale(session: Session, run: Run, flow: Flow, plan: Plan, task: Task, st
     return fingerprint.explain(before, now)
 
 
+def _why_stale_on_own_side(session: Session, run: Run, plan: Plan, task: Task, stored: TaskResult) -> str:
+    versions = task.options.versions
+    assert versions is not None
+    now = dict(resolve_own_side(session, run, plan, task).parts())
+    if isinstance(task.options.version, str):
+        now["version"] = task.options.version
+    made_of_both = (f"input {versions.other}.", "query", "expression")
+    left_out = (f"argument {versions.other}", _CACHE_VALUE)
+    before = {key: text for key, text in stored.parts.items() if key not in left_out and not key.startswith(made_of_both)}
+    return fingerprint.explain(before, now)
+
+
 def _queries(job: Job, before: Mapping[str, str]) -> Mapping[str, str] | None:
     """Return the queries of a lazy task as parts; None if its function works on rows, which is not done here."""
     if job.inputs.placeholders:
@@ -65,10 +81,11 @@ def _queries(job: Job, before: Mapping[str, str]) -> Mapping[str, str] | None:
     elif not any(key.startswith("query") for key in before):
         return None
     with job.session.tables.session(f"{job.plan.flow}: {job.planned.id} (looking)") as access:
-        policy = Policy("lazy", False, True, False, None, None)
+        # Whatever the cache function says: fresh input does not make a result stale.
+        policy = Policy("lazy", False, True, True, None, None)
         try:
-            midway, _, slots = _outcome(job, access, policy, writes=False)
+            place, _, slots = _outcome(job, access, policy, [], writes=False)
         except WouldWrite:
             return {"query of a table written on the way": ""}
-        prepare(midway.place, slots, policy)
-    return query_parts(slots, midway.place.inputs)
+        prepare(place, slots, policy)
+    return query_parts(slots, place.inputs)

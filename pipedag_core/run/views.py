@@ -57,13 +57,13 @@ def make(selection: Selection, sources: Sequence[TableSource]) -> StoredView:
 
 
 def loaded(source: TableSource, access: StoreSession, where: str) -> TableSource:
-    """Return a table or view with its columns; those of other people's tables are looked at.
+    """Return a table or view with its columns; those of other people's tables are looked at, unless they are known.
 
     Raises:
         MaterializationError: A view names a column that is not there, or its sources do not fit together.
         StoreError: The table of somebody else is not there.
     """
-    if isinstance(source, ExternalTable):
+    if isinstance(source, ExternalTable) and not source.schema.arrow:
         try:
             return replace(source, schema=access.external_columns(source.owner, source.name))
         except PipedagError as error:

@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from pipedag_core.errors import UnsupportedByStore
 from pipedag_core.hashing import digest
+from pipedag_core.stores.arrow_views import without_views
 
 #: Name and version of the rules; a change of them gets a new name.
 ALGORITHM: Final = "arrow3"
@@ -80,29 +81,6 @@ def _field_token(field: pa.Field[Any]) -> str:
     # Whoever reads a Parquet file through Arrow gets numbers of its columns, which say nothing of the rows.
     metadata = {key: value for key, value in (field.metadata or {}).items() if not key.startswith(b"PARQUET:")}
     return type_token(field.type) + (f"{sorted(metadata.items())!r}" if metadata else "")
-
-
-def without_views(kind: pa.DataType) -> pa.DataType:
-    """Return a type whose text and bytes are kept in the plain way, at any depth.
-
-    Arrow can neither filter nor take views of text yet; categories are left as they are, since only their indices are filtered.
-    """
-    if _types.is_string_view(kind):
-        return pa.large_string()
-    if _types.is_binary_view(kind):
-        return pa.large_binary()
-    if _types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(without_views(kind.value_type)))
-    if _types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(without_views(kind.value_type)))
-    if _types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(without_views(kind.value_type)), kind.list_size)
-    if _types.is_map(kind):
-        key, item = kind.key_field, kind.item_field
-        return pa.map_(key.with_type(without_views(key.type)), item.with_type(without_views(item.type)), keys_sorted=kind.keys_sorted)
-    if _types.is_struct(kind):
-        return pa.struct([kind.field(at).with_type(without_views(kind.field(at).type)) for at in range(kind.num_fields)])
-    return kind
 
 
 def schema_digest(schema: pa.Schema) -> str:

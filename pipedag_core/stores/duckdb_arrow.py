@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipedag_core.errors import MaterializationError
+from pipedag_core.stores.arrow_views import decoded
 
 
 def kept_as(field: Any, where: str) -> Any:
@@ -37,6 +38,8 @@ def to_kept(array: Any, kept: Any) -> Any:
     """
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.storage
+    if pa.types.is_dictionary(array.type):
+        array = decoded(array)
     return array if array.type == kept else array.cast(kept)
 
 

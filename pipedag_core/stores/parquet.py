@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from pipedag_core.errors import StoreError
 from pipedag_core.naming import MAX_FILE_NAME
 from pipedag_core.ports.catalogs import GenerationKey, Publication
-from pipedag_core.ports.data import Form, StoredTable
+from pipedag_core.ports.data import ExternalTable, Form, StoredTable
 from pipedag_core.ports.stores import Capabilities, Deposit
 from pipedag_core.stores.layout import OVERFLOW, Layout
 from pipedag_core.stores.parquet_external import ExternalFiles
@@ -70,6 +70,16 @@ class ParquetStore:
     def capabilities(self) -> Capabilities:
         """Reads and writes all three forms; DuckDB's dialect."""
         return _CAPABILITIES
+
+    @property
+    def address(self) -> str:
+        """The same for all Parquet stores: DuckDB reads any file."""
+        return "Parquet files"
+
+    def seen_by_others(self, table: StoredTable) -> ExternalTable:
+        """Return the table as a file in a folder."""
+        path = self._layout.path(table.location)
+        return ExternalTable("", "", 0, str(path.parent), path.stem, table.identity, table.schema)
 
     def session(self, label: str) -> AbstractContextManager[ParquetSession]:
         """Give one task its own access; nothing is opened before it is needed, and all is closed at the end."""

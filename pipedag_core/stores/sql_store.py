@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from pipedag_core.errors import ConfigError, StoreError
 from pipedag_core.ports.catalogs import GenerationKey, Publication
-from pipedag_core.ports.data import Form, StoredTable
+from pipedag_core.ports.data import ExternalTable, Form, StoredTable
 from pipedag_core.ports.stores import Capabilities, Deposit
 from pipedag_core.stores.dialects.port import Dialect
 from pipedag_core.stores.sql_names import Names
@@ -59,6 +59,16 @@ class SqlStore:
     def capabilities(self) -> Capabilities:
         """Batches and queries, both ways."""
         return self._capabilities
+
+    @property
+    def address(self) -> str:
+        """The database or the file, whatever the schemas of the instance are called."""
+        return self._dialect.address
+
+    def seen_by_others(self, table: StoredTable) -> ExternalTable:
+        """Return the table as one in a schema of the same database."""
+        place = self._names.place(table.location)
+        return ExternalTable("", "", 0, place.schema, place.table, table.identity, table.schema)
 
     @contextmanager
     def session(self, label: str) -> Generator[SqlSession]:

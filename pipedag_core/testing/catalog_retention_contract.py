@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from pipedag_core.errors import RunError
 from pipedag_core.ports.catalogs import Catalog, Retention, TaskKey
 from pipedag_core.testing.catalog_samples import TTL_S, Clock, Worker, names
 
@@ -114,6 +117,69 @@ class RetentionContract:
         assert _garbage(catalog) == ["o1"]
         catalog.finish_run("reader", "succeeded")
         assert _garbage(catalog) == ["o2"]
+
+    def test_what_was_current_before_a_run_is_kept_for_it_across_its_own_commit(self, catalog: Catalog) -> None:
+        Worker(catalog, "old").begin().publish("s", t="o1")
+        catalog.finish_run("old", "succeeded")
+        worker = Worker(catalog, "a").begin()
+        worker.open("s")
+        assert catalog.before("a", ["s", "new"]) == {"s": 1}
+        worker.record("s", "t", "o2")
+        worker.commit("s")
+        assert _garbage(catalog) == []
+        assert catalog.before("a", ["s", "new"]) == {"s": 1}
+        assert set(catalog.entries("s", 1)) == {"t"}
+        catalog.finish_run("a", "succeeded")
+        assert _garbage(catalog) == ["o1"]
+
+    def test_what_was_before_a_run_is_never_its_own_also_when_it_is_begun_again(self, catalog: Catalog) -> None:
+        worker = Worker(catalog, "a").begin()
+        worker.open("s")
+        assert catalog.before("a", ["s"]) == {}
+        worker.record("s", "t", "o1")
+        worker.commit("s")
+        catalog.finish_run("a", "succeeded")
+        worker.begin().open("s")
+        assert catalog.before("a", ["s"]) == {}
+        # Nobody had asked before the first commit of this one.
+        other = Worker(catalog, "b").begin()
+        other.open("s", take_over=True)
+        other.record("s", "t", "o2")
+        other.commit("s")
+        assert catalog.before("b", ["s"]) == {"s": 1}
+        catalog.finish_run("b", "succeeded")
+        with pytest.raises(RunError):
+            catalog.before("b", ["x"])
+
+    def test_what_was_before_a_run_is_asked_anew_where_another_run_came_between(self, catalog: Catalog) -> None:
+        Worker(catalog, "old").begin().publish("s", t="o1")
+        worker = Worker(catalog, "a").begin()
+        worker.open("s")
+        assert catalog.before("a", ["s"]) == {"s": 1}
+        other = Worker(catalog, "b").begin()
+        other.open("s", take_over=True)
+        other.record("s", "t", "o2")
+        other.commit("s")
+        assert worker.open("s").number == 4
+        assert catalog.before("a", ["s"]) == {"s": 3}
+
+    def test_of_a_stage_that_a_run_only_reads_both_versions_are_what_it_pins(self, catalog: Catalog) -> None:
+        worker = Worker(catalog, "a").begin()
+        worker.publish("s", t="o1")
+        reader = Worker(catalog, "reader").begin()
+        reader.open("x", reads=("s",))
+        worker.publish("s", t="o2")
+        assert catalog.before("reader", ["s"]) == {"s": 1}
+        key = TaskKey("s", "t")
+        assert catalog.inputs("reader", [key])[key].generation == 1
+
+    def test_what_was_before_a_run_is_not_what_it_reads(self, catalog: Catalog) -> None:
+        Worker(catalog, "old").begin().publish("s", t="o1")
+        key = TaskKey("s", "t")
+        Worker(catalog, "reader").begin()
+        assert catalog.before("reader", ["s"]) == {"s": 1}
+        assert catalog.inputs("reader", [key])[key].generation == 1
+        assert catalog.finish_run("reader", "succeeded") == {"s": 1}
 
     def test_scratch_goes_by_age_alone(self, catalog: Catalog, clock: Clock) -> None:
         for number in (1, 2):

@@ -46,6 +46,20 @@ class TableStoreSourcesContract:
         with store.session("f.more") as session:
             return keep(session, BatchData(lambda: table, in_memory=True), "more", identity="identity-of-more")
 
+    def test_a_table_can_be_read_as_one_of_others_by_all_that_reach_the_same(self, store: TableStore, people: StoredTable) -> None:
+        table = pa.table({"id": pa.array([1], pa.uint8()), "kind": pa.array(["a"]).dictionary_encode()})
+        with store.session("f.kinds") as session:
+            typed = keep(session, BatchData(lambda: table, in_memory=True), "kinds/of 100%")
+        with store.session("f.t") as session:
+            for stored in (people, typed):
+                seen = store.seen_by_others(stored)
+                assert (seen.identity, seen.schema) == (stored.identity, stored.schema)
+                for form in store.capabilities.reads:
+                    assert rows(session, seen, form) == rows(session, stored, form)
+            seen = store.seen_by_others(people)
+            assert ask(session, "SELECT count(*) AS n FROM pipedag__in.people", people=seen) == [{"n": 4}]
+        assert store.address
+
     # --- views ----------------------------------------------------------------------------------------------------------------------
 
     def test_a_view_selects_and_renames(self, store: TableStore, people: StoredTable) -> None:

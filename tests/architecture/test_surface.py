@@ -48,6 +48,7 @@ PUBLIC = [
     "VisualizationStyle",
     "create_basic_pipedag_config",
     "execute",
+    "input_stage_versions",
     "materialize",
 ]
 

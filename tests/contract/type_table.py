@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,16 +32,18 @@ PAGE: Final = Path(__file__).parents[2] / "docs" / "types.md"
 #: The page is true for these, as constraints.txt pins them.
 VERSIONS: Final = ("pyarrow", "polars", "pandas", "duckdb")
 
-#: Name of a store, as headings show it -> its configuration.
+#: Name of a store, as headings show it -> its configuration; `{folder}`, `{url}` and `{prefix}` are those of the test.
 STORES: Final[Mapping[str, Mapping[str, Any]]] = {
-    "Parquet (`class: parquet`)": {"class": "parquet", "args": {"base_path": "{folder}/{instance_id}"}}
+    "Parquet (`class: parquet`)": {"class": "parquet", "args": {"base_path": "{folder}/{instance_id}"}},
+    "PostgreSQL (`class: sql`)": {"class": "sql", "args": {"url": "{url}", "schema_prefix": "{prefix}{instance_id}_"}},
+    "DuckDB file (`class: sql`)": {"class": "sql", "args": {"url": "duckdb:///{folder}/{instance_id}.duckdb"}},
 }
 
 _LEGEND: Final = """\
 A table with one column of each Arrow type, with values at the type's limits and a null, is returned by a task in each library and read
-again in the same library. A cell shows the library's type; two types, if it comes back as another one; *refused*, if that is an error, which
+again in the same library. A cell shows the library's type; two types, if it comes back as another one, with the form that values have then; *refused*, if that is an error, which
 says what to do; a dash, if the library has no such type. Nothing is rounded or cut. *SQL query* is a query over the table that pyarrow has
-stored, and shows Arrow types; to SQL a duration is the number of its units."""
+stored, and shows Arrow types."""
 
 _DAY = dt.date(2026, 2, 28)
 _AT = dt.datetime(2026, 2, 28, 12, 30, 15)  # noqa: DTZ001 -- a timestamp without a zone is wanted
@@ -103,7 +107,7 @@ def samples() -> dict[str, pa.Array]:
 
 def _name(kind: Any) -> str:
     text = str(kind).replace("extension<", "").removesuffix(">") if isinstance(kind, pa.BaseExtensionType) else str(kind)
-    return text.replace("<item: ", "<").replace("item: ", "")
+    return re.sub(r"<(?:item|l): ", "<", text).replace("item: ", "")
 
 
 def _polars(array: pa.Array) -> Any:
@@ -159,13 +163,13 @@ class Cell:
     Attributes:
         given: The library's type before; "" if it has none for it.
         back: Its type after; "" if it was refused.
-        same: Whether the values are equal.
+        form: In which other form values come back, for people; "" if they are equal.
         refused: What the error says.
     """
 
     given: str
     back: str = ""
-    same: bool = True
+    form: str = ""
     refused: str = ""
 
     def __str__(self) -> str:
@@ -175,13 +179,21 @@ class Cell:
         if self.refused:
             return "refused"
         text = f"`{self.back}`" if self.given == self.back else f"`{self.given}` → `{self.back}`"
-        return (text if self.same else f"{text}, the number of units").replace("|", "\\|")
+        return (f"{text}, {self.form}" if self.form else text).replace("|", "\\|")
 
 
-def measure(folder: Path, store: Mapping[str, Any]) -> dict[str, dict[str, Cell]]:
+def measure(folder: Path, store: Mapping[str, Any], url: str, prefix: str) -> dict[str, dict[str, Cell]]:
     """Write and read every type by every library: type -> library -> cell."""
-    args = {name: value.replace("{folder}", str(folder)) for name, value in store["args"].items()}
-    config = PipedagConfig({"instances": {"__any__": {"table_store": {**store, "args": args}}}}).get()
+    places = {"{folder}": str(folder), "{url}": url, "{prefix}": prefix}
+
+    def placed(text: str) -> str:
+        for name, value in places.items():
+            text = text.replace(name, value)
+        return text
+
+    args = {name: placed(value) for name, value in store["args"].items()}
+    instance = {"table_store": {**store, "args": args}, "blob_store": {"class": "file", "args": {"base_path": f"{folder}/{{instance_id}}"}}}
+    config = PipedagConfig({"instances": {"__any__": instance}}).get()
     hooks = Hooks()
     found: dict[str, dict[str, Cell]] = {}
     with open_session(config) as opened:
@@ -227,8 +239,49 @@ def measure(folder: Path, store: Mapping[str, Any]) -> dict[str, dict[str, Cell]
                     except PipedagError as error:
                         found[name][title] = Cell(kind, refused=_advice(error))
                         continue
-                    found[name][title] = Cell(kind, library.kind(back), _plain(library.values(back)) == _plain(values))
+                    found[name][title] = Cell(kind, library.kind(back), _form(_plain(library.values(back)), _plain(values)))
     return found
+
+
+def _form(back: list[Any], values: list[Any]) -> str:
+    """Return in which other form values came back; "" if they are equal, "others" if they are not the same in any form."""
+    if back == values:
+        return ""
+    forms = {
+        "as JSON text": _same_as_json,
+        "as text": _same_as_text,
+        "as bytes": _same_as_bytes,
+        "as an interval": _same_as_interval,
+        "as the number of units": _same_as_number,
+    }
+    pairs = [(one, other) for one, other in zip(back, values, strict=True) if one is not None or other is not None]
+    return next((form for form, same in forms.items() if all(same(one, other) for one, other in pairs)), "others")
+
+
+def _same_as_json(back: Any, value: Any) -> bool:
+    if not isinstance(back, str) or not isinstance(value, list | dict):
+        return False
+    pairs = isinstance(value, list) and all(isinstance(item, list) and len(item) == 2 for item in value)
+    return json.loads(back) == (dict(value) if pairs else value)
+
+
+def _same_as_text(back: Any, value: Any) -> bool:
+    return isinstance(back, str) and back == str(value)
+
+
+def _same_as_bytes(back: Any, value: Any) -> bool:
+    return isinstance(back, bytes) and back == getattr(value, "bytes", None)
+
+
+def _same_as_interval(back: Any, value: Any) -> bool:
+    if not isinstance(value, dt.timedelta) or not isinstance(back, list):
+        return False
+    months, days, nanoseconds = back
+    return months == 0 and dt.timedelta(days=days, microseconds=nanoseconds / 1000) == value
+
+
+def _same_as_number(back: Any, value: Any) -> bool:
+    return isinstance(back, int) and isinstance(value, int | dt.timedelta)
 
 
 def _advice(error: PipedagError) -> str:

@@ -423,7 +423,7 @@ def test_the_demo_extracts_verifies_and_scores_what_the_pipeline_has_made():
 
     assert "--verify" in demo.EXTRACT
     assert DAGS / demo.BUNDLE == score.BUNDLE
-    assert DAGS / demo.EXPLORE == score.EXPLORE
+    assert score.explore(demo.INSTANCE) == DAGS / demo.EXPLORE
 
 
 @pytest.mark.slow

@@ -1,5 +1,11 @@
 """Row contracts: classes of dataframely, pandera and pydiverse.colspec that say what rows a table has, on every kind of store."""
 
+import datetime as dt
+import os
+import subprocess
+import sys
+from typing import Annotated, Optional
+
 import dataframely as dy
 import pandas as pd
 import pandera.pandas as pandera_pandas
@@ -12,8 +18,9 @@ import sqlalchemy as sa
 from pandera.typing.polars import DataFrame as PanderaFrame
 from pydiverse import colspec as cs
 
-from pipedag_core import AUTO_VERSION, Flow, PipedagConfig, Stage, Table, materialize
+from pipedag_core import AUTO_VERSION, Flow, PipedagConfig, RawSql, Stage, Table, View, materialize
 from pipedag_core.config.wire import open_session
+from pipedag_core.define.contracts import contract_in
 from pipedag_core.errors import ConfigError, MaterializationError
 from pipedag_core.hooks.contracts import read_contract
 
@@ -300,3 +307,158 @@ def test_postgresql_keeps_comments_of_docstrings_and_contracts_for_whoever_looks
             "commented": ("Flights that are planned.", "Number of the flight"),
             "described": ('Count the flights; it\'s "simple".', None),
         }
+
+
+# --- what was found in a review ---------------------------------------------------------------------------------------------------------
+
+
+class Zoned(dy.Schema):
+    at = dy.Datetime(time_unit="us", time_zone="UTC")
+    id = dy.Int64()
+
+
+def test_columns_and_types_are_those_of_the_contract_in_whatever_form_rows_come(each_store):
+    frame = pl.DataFrame({"more": [1], "id": [1], "at": [dt.datetime(2026, 1, 1, tzinfo=dt.UTC)]}).with_columns(
+        pl.col("at").dt.replace_time_zone(None)
+    )
+    schemas = []
+    for number, form in enumerate((frame, frame.lazy(), frame.to_arrow())):
+        flow, out = run(each_store, returned=form, contract=Zoned, version=str(number))
+        schemas.append(flow.run(config=each_store, fail_fast=True).get(out, as_type=pl.DataFrame).schema)
+    assert schemas == [pl.Schema({"at": pl.Datetime("us", "UTC"), "id": pl.Int64})] * 3
+
+
+class Dropping(pandera_polars.DataFrameModel):
+    x: int = pandera_polars.Field(gt=0)
+
+    class Config:
+        drop_invalid_rows = True
+
+
+def test_rows_that_a_contract_drops_are_dropped_in_whatever_form_they_come(each_store):
+    for number, form in enumerate((pl.DataFrame({"x": [0, 2]}), pl.LazyFrame({"x": [0, 2]}), query({"x": [0, 2]}))):
+        flow, out = run(each_store, returned=form, contract=Dropping, version=str(number))
+        assert flow.run(config=each_store, fail_fast=True).get(out, as_type=pl.DataFrame)["x"].to_list() == [2]
+
+
+class Optionally(pandera_polars.DataFrameModel):
+    a: int
+    b: Optional[int]  # noqa: UP045 -- this is how pandera is told that a column may be absent
+
+
+class OfPandas(pandera_pandas.DataFrameModel):
+    seats: int
+
+
+def test_columns_that_may_be_absent_may_be_absent_and_queries_are_cast_for_pandas_too(each_store):
+    for number, (form, contract) in enumerate(
+        ((pl.LazyFrame({"a": [1]}), Optionally), (query({"a": [1]}), Optionally), (query({"seats": [1]}), OfPandas))
+    ):
+        flow, _ = run(each_store, returned=form, contract=contract, version=str(number))
+        assert flow.run(config=each_store, fail_fast=True).successful
+
+
+@materialize(version="1", input_type=sa.Table)
+def viewed(flights) -> dy.LazyFrame[Flights]:
+    return View(flights)
+
+
+@materialize(lazy=True)
+def scripted() -> dy.LazyFrame[Flights]:
+    return RawSql("CREATE TABLE made AS SELECT 1 AS id")
+
+
+def test_what_cannot_be_looked_at_is_refused_under_a_contract(config):
+    with Flow("f") as flow, Stage("s"):
+        viewed(planned())
+    with pytest.raises(MaterializationError, match="View where a table under the contract Flights"):
+        flow.run(config=config, fail_fast=True)
+    with Flow("f") as flow, Stage("s"):
+        scripted()
+    with pytest.raises(MaterializationError, match="RawSql where a table under the contract Flights"):
+        flow.run(config=config, fail_fast=True)
+
+
+def test_contracts_are_found_wherever_annotations_name_them():
+    for annotation in (
+        Flights,
+        dy.DataFrame[Flights],
+        Table[Flights],
+        Table[dy.LazyFrame[Flights]],
+        Annotated[pl.DataFrame, Flights],
+        Annotated[pl.DataFrame, Flights] | None,
+        dy.DataFrame[Flights] | None,
+    ):
+        assert contract_in(annotation) is Flights
+    for annotation in (pl.DataFrame, dict[str, int], int, "text", Table[pl.DataFrame]):
+        assert contract_in(annotation) is None
+
+
+def test_an_index_that_means_something_is_refused_as_without_a_contract(config):
+    flow, _ = run(config, returned=pd.DataFrame({"id": [1], "carrier": ["A"]}, index=pd.Index(["a"], name="key")), contract=Flights)
+    with pytest.raises(MaterializationError, match="reset_index"):
+        flow.run(config=config, fail_fast=True)
+
+
+def test_a_changed_contract_is_noticed_by_an_auto_version_task_that_writes_on_the_way(each_store):
+    outcomes = []
+    for limit in (10, 10, 20):
+
+        class Limited(dy.Schema):
+            id = dy.Int64(max=limit)
+
+        def task(source) -> dy.LazyFrame[Limited]:
+            return Table(source, name="half_way").materialize().select("id")
+
+        task.__annotations__["return"] = dy.LazyFrame[Limited]
+        with Flow("f") as flow, Stage("s"):
+            materialize(task, version=AUTO_VERSION, input_type=pl.LazyFrame)(planned())
+        result = flow.run(config=each_store, fail_fast=True)
+        outcomes += [report.outcome.value for report in result.reports if report.task == "task"]
+    assert outcomes == ["ran", "cached", "ran"]
+
+
+def test_what_was_written_on_the_way_without_its_contract_cannot_be_returned_under_one(config):
+    def task():
+        written = Table(pl.DataFrame({"id": [1], "carrier": ["A"]}), name="made", annotation=contract)
+        written.materialize()
+        return written
+
+    task.__annotations__["return"] = dy.DataFrame[Flights]
+    for contract in (None, Flights):
+        with Flow("f") as flow, Stage("s"):
+            materialize(task, version="1")()
+        if contract is None:
+            with pytest.raises(MaterializationError, match="annotation=Flights"):
+                flow.run(config=config, fail_fast=True)
+        else:
+            assert flow.run(config=config, fail_fast=True).successful
+
+
+def test_what_a_rule_remembers_belongs_to_the_contract():
+    def contract(limit):
+        class Limited(cs.ColSpec):
+            x = cs.Int64()
+
+            @cs.rule_polars()
+            def small() -> pl.Expr:
+                return pl.col("x") < limit
+
+        return read_contract(Limited).token
+
+    assert contract(1) == contract(1) != contract(2)
+
+
+def test_a_contract_is_the_same_in_every_process():
+    code = (
+        "import pandera.polars as pa; from pipedag_core.hooks.contracts import read_contract\n"
+        "class C(pa.DataFrameModel):\n    x: str = pa.Field(isin={'a', 'b', 'c', 'd', 'e'})\n"
+        "print(read_contract(C).token)"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1

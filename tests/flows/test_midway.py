@@ -259,3 +259,99 @@ def test_whether_a_frozen_result_is_stale_is_found_out_without_writing(each_stor
     with pytest.raises(ExtractionRefused, match="query"):
         changed.extract(specification, config=each_store)
     assert written() == before
+
+
+def test_a_name_like_that_of_an_argument_stands_for_what_was_written(each_store):
+    @materialize(lazy=True, input_type=sa.Table)
+    def task(source):
+        large = Table(sa.select(source.c.i).where(source.c.i > 2), name="source").materialize()
+        return sa.select(source.c.i).where(~sa.exists(sa.select(1).where(large.c.i == source.c.i)))
+
+    assert run(each_store, task) == ("ran", [(1,), (2,)])
+
+
+def test_two_names_for_equal_rows_stay_two_names(each_store):
+    @materialize(lazy=True, input_type=sa.Table)
+    def task(source):
+        query = sa.select(source.c.i).where(source.c.i > 2)
+        first, second = Table(query, name="first").materialize(), Table(query, name="second").materialize()
+        Table(query, name="third").materialize()
+        return {"a": first, "b": second}
+
+    flow, out = make_flow(task)
+    for outcome in ("ran", "cached", "cached"):
+        result = flow.run(config=each_store, fail_fast=True)
+        assert [report.outcome.value for report in result.reports if report.task == "task"] == [outcome]
+        assert shown(each_store)["mart"] == {"first", "second", "third"}
+        assert result.get(out["b"], as_type=pl.DataFrame)["i"].sort().to_list() == [3, 4]
+
+
+def test_an_input_can_be_shown_under_another_name_and_returned(each_store):
+    @materialize(lazy=True, input_type=sa.Table)
+    def task(source):
+        Table(source, name="copy").materialize()
+        return source
+
+    assert run(each_store, task)[1] == [(1,), (2,), (3,), (4,)]
+    assert shown(each_store)["mart"] == {"task", "copy"}
+
+
+def test_what_is_returned_at_a_path_like_its_own_is_another_table(config):
+    @materialize(version=AUTO_VERSION, input_type=pl.LazyFrame)
+    def task(source):
+        hundred = Table(source.select(pl.col("i") * 100), name="hundred").materialize()
+        return {"big": hundred, "materialized_0": Table(source, name="small")}
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def total(table):
+        return pl.DataFrame({"total": [table["i"].sum()]})
+
+    with Flow("f") as flow, Stage("s"):
+        made = task(numbers())
+        totals = total(made["big"]), total(made["materialized_0"])
+    result = flow.run(config=config, fail_fast=True)
+    assert [result.get(one, as_type=pl.DataFrame)["total"].to_list() for one in totals] == [[1000], [10]]
+
+
+def test_a_task_that_only_writes_names_its_table_like_the_file(each_store):
+    @materialize(lazy=True, input_type=sa.Table)
+    def task(source):
+        Table(sa.select(source.c.i)).materialize()
+
+    flow, _ = make_flow(task)
+    for _ in range(2):
+        flow.run(config=each_store, fail_fast=True)
+        assert shown(each_store)["mart"] == {"task_materialized_0"}
+
+
+def test_several_types_are_several_when_an_auto_version_task_is_looked_at_and_in_production(each_store):
+    @materialize(version=AUTO_VERSION, input_type=pl.LazyFrame)
+    def task(source):
+        lazy, again = Table(source.select(pl.col("i") + 1), name="half_way").materialize(return_as_type=(pl.LazyFrame, pl.LazyFrame))
+        return pl.concat([lazy, again])
+
+    flow, out = make_flow(task)
+    assert flow.run(config=each_store, fail_fast=True).successful
+    prod = flow.extract(InOutSpecification(input={"source": flow["raw"]["numbers"]}, output=out), config=each_store)
+    assert sorted(prod.run({"source": pa.table({"i": [1]})}, as_type=pa.Table)["i"].to_pylist()) == [2, 2]
+
+
+def test_a_frozen_result_with_a_cache_function_is_not_stale(each_store):
+    @materialize(lazy=True, input_type=sa.Table, cache=lambda source: "today")
+    def total(source):
+        large = Table(sa.select(source.c.i).where(source.c.i > 2), name="large").materialize()
+        return sa.select(sa.cast(sa.func.sum(large.c.i), sa.BigInteger).label("total"))
+
+    @materialize(lazy=True, input_type=sa.Table)
+    def shares(source, total):
+        return sa.select((source.c.i * 100 / total.c.total).label("share"))
+
+    with Flow("f") as flow:
+        with Stage("raw"):
+            source = numbers()
+        with Stage("mart"):
+            frozen = total(source)
+        with Stage("out"):
+            out = shares(source, frozen)
+    assert flow.run(config=each_store, fail_fast=True).successful
+    flow.extract(InOutSpecification(input={"source": source}, const=frozen, output=out), config=each_store)

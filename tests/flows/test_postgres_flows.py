@@ -22,6 +22,7 @@ from pipedag_core.catalogs.owner import this_process
 from pipedag_core.cli.app import app
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import PipedagError
+from pipedag_core.ports.data import QueryData, Target
 from pipedag_core.ports.events import NamesSwitchedEarly, StepEnded, StepStarted
 from pipedag_core.run.rolling_back import roll_back
 from pipedag_core.runner import clean_up
@@ -501,3 +502,48 @@ def test_a_statement_that_takes_too_long_is_ended_and_told(make_config):
         slow()
     with pytest.raises(PipedagError, match="statement_timeout"):
         flow.run(config=make_config(statement_timeout="1s"), fail_fast=True)
+
+
+def test_many_scripts_of_one_process_do_not_disturb_each_other(config, ask):
+    with Flow("f") as flow, Stage("s"):
+        for number in range(8):
+            materialize(lambda number=number: RawSql(f"CREATE TABLE made_{number} AS SELECT {number} AS n"), name=f"t{number}", lazy=True)()
+    assert set(outcomes(flow.run(config=config, fail_fast=True)).values()) == {"ran"}
+    assert ask("SELECT n FROM {}s.made_7") == [(7,)]
+
+
+def test_a_script_that_the_server_wants_to_be_tried_again_is_tried_again(config, ask):
+    name = f"once_{uuid.uuid4().hex[:8]}"
+    ask(
+        f"CREATE SEQUENCE public.{name}; CREATE FUNCTION public.{name}_fails() RETURNS int LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF nextval('public.{name}') = 1 THEN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END IF; RETURN 1; END $$"
+    )
+
+    @materialize(lazy=True)
+    def script():
+        return RawSql(f"CREATE TABLE made AS SELECT public.{name}_fails() AS n")
+
+    with Flow("f") as flow, Stage("s"):
+        script()
+    try:
+        assert outcomes(flow.run(config=config, fail_fast=True)) == {"script": "ran"}
+        assert ask("SELECT n FROM {}s.made") == [(1,)]
+    finally:
+        ask(f"DROP FUNCTION public.{name}_fails; DROP SEQUENCE public.{name}")
+
+
+def test_connections_that_were_lost_while_idle_are_made_anew_however_many_they_were(config, ask):
+    with Flow("f") as flow, Stage("s"):
+        first = materialize(lambda: sa.text("SELECT 1 AS x"), name="first", lazy=True)
+        first()
+    with open_session(config) as session:
+        database = session.tables._dialect.database
+        held = [database.take("test") for _ in range(8)]
+        for one in held:
+            database.give_back(one)
+        pids = {one.connection.info.backend_pid for one in held}
+        ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN ({', '.join(map(str, pids))})")
+        with session.tables.session("test") as access:
+            made = access.write(QueryData("SELECT 1 AS x"), Target("s", 1, "made", "test"))
+        session.tables.drop([made.location])
+    assert flow.run(config=config, fail_fast=True).successful

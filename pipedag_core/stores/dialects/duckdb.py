@@ -83,6 +83,11 @@ class DuckdbDialect:
         return MAX_NAME
 
     @property
+    def address(self) -> str:
+        """The file."""
+        return f"DuckDB file {self.file.path.resolve()}"
+
+    @property
     def reads(self) -> frozenset[Form]:
         """Batches and queries."""
         return frozenset({Form.BATCHES, Form.QUERY})

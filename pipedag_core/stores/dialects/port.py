@@ -176,6 +176,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def address(self) -> str:
+        """Which database it is, without secrets; the same for all that reach it."""
+        ...
+
+    @property
     def reads(self) -> frozenset[Form]:
         """Forms in which tables can be had."""
         ...

@@ -96,6 +96,11 @@ class PostgresDialect:
         return MAX_NAME
 
     @property
+    def address(self) -> str:
+        """Host, port and database, as the configuration names them."""
+        return f"PostgreSQL database {self.database.address}"
+
+    @property
     def reads(self) -> frozenset[Form]:
         """Batches and queries."""
         return frozenset({Form.BATCHES, Form.QUERY})

@@ -148,14 +148,21 @@ class PostgresLink:
                 tables.table_comment(place, order),
                 "COMMIT" if is_plain else "",
             ]
-            made = connection.execute(";".join(filter(None, statements)))
+            made = connection.execute(";".join(filter(None, statements)), prepare=False)
             rows = made.rowcount
             made.nextset()
             columns = tables.columns_from(made.fetchall())
+            try:
+                return finished(run, place, columns, rows)
+            except BaseException:
+                if is_plain:
+                    with suppress(psycopg.Error):
+                        connection.execute(f"DROP TABLE {place.sql}")
+                raise
+
+        def finished(run: tables.Run, place: Place, columns: Sequence[SqlColumn], rows: int) -> Made:
             names = [column.name for column in columns]
             if not names:
-                if is_plain:
-                    run(f"DROP TABLE {place.sql}")
                 raise MaterializationError(f"{order.where} has no columns. Return a query with at least one.\n{readable}", query=readable)
             check_columns(order.options, names, order.where)
             tables.finish(run, place, order, names, rows)
@@ -265,19 +272,25 @@ class PostgresLink:
             schema: Made before, if it is not there.
             begin: A statement that is run first in the transaction.
         """
-        # Named before, since nothing may come before what sets the transaction's isolation.
-        self._connection()
-        return self._transact(lambda connection, _: action(connection), where, readable, schema, begin)
+        return self._transact(lambda connection, _: action(connection), where, readable, schema, begin, named_before=True)
 
-    def _transact(self, action: Callable[[Any, Any], T], where: str, readable: str, schema: str, first: str) -> T:
-        """Carry out one transaction, as `transact` does; the action gets the rows of the first statement, and may have committed."""
+    def _transact(
+        self, action: Callable[[Any, Any], T], where: str, readable: str, schema: str, first: str, *, named_before: bool = False
+    ) -> T:
+        """Carry out one transaction, as `transact` does; the action gets the rows of the first statement, and may have committed.
+
+        `named_before`: Nothing may come before the first statement, such as one that sets the transaction's isolation.
+        """
         self._dialect.ensure_schema(schema)
-        for number in range(1, _TRIES + 1):
+        number = 0
+        while (number := number + 1) <= _TRIES:
+            if named_before:
+                self._connection()
             held = self._take()
             connection = held.connection
             begun = False
             try:
-                answer = connection.execute(f"{held.naming(self.label)}BEGIN;{first}")
+                answer = connection.execute(f"{held.naming(self.label)}BEGIN;{first}", prepare=False)
                 begun, held.label = True, self.label
                 while answer.nextset():
                     pass
@@ -292,7 +305,8 @@ class PostgresLink:
                 if not isinstance(error, psycopg.Error):
                     raise
                 if connection.closed and not begun and number < _TRIES:
-                    # It was lost while nobody used it.
+                    # It was lost while nobody used it, and others with it.
+                    self._dialect.database.close()
                     continue
                 if number < _TRIES and error.sqlstate == _NO_SCHEMA and not self._dialect.has_schema(schema):
                     # Clean-up has removed it, since it was empty.

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
+from pipedag_core.stores.arrow_views import decoded
 
 _t: Final = pa.types
 
@@ -58,6 +59,12 @@ def kept(field: Any, where: str) -> Kept:
         MaterializationError: PostgreSQL cannot keep its values.
     """
     found = _kept(field.type)
+    if _t.is_list_view(field.type) or _t.is_large_list_view(field.type):
+        # Arrow makes invalid lists of some of them.
+        raise MaterializationError(
+            f"{where}: column {field.name!r} has type {field.type}, which PostgreSQL cannot keep. Make it a list in the task.",
+            column=field.name,
+        )
     if found is None:
         raise MaterializationError(
             f"{where}: column {field.name!r} has type {field.type}, which PostgreSQL cannot keep. Cast it to text, bytes or a number.",
@@ -115,10 +122,10 @@ def _kept(kind: Any) -> Kept | None:
     if _t.is_interval(kind):
         return Kept("interval", kind, kind, _whole_microseconds)
     if _t.is_dictionary(kind):
-        return _through(kind.value_type, lambda array: array.dictionary_decode())
+        return _through(kind.value_type, decoded)
     if _t.is_run_end_encoded(kind):
         return _through(kind.value_type, lambda array: pc.call_function("run_end_decode", [array]))
-    if _t.is_list(kind) or _t.is_large_list(kind) or _t.is_fixed_size_list(kind) or _t.is_list_view(kind) or _t.is_large_list_view(kind):
+    if _t.is_list(kind) or _t.is_large_list(kind) or _t.is_fixed_size_list(kind):
         return _kept_list(kind)
     if _t.is_struct(kind) or _t.is_map(kind):
         return Kept("jsonb", pa.json_(), JSON, _as_json)

@@ -128,6 +128,22 @@ def test_a_run_scores_the_requests_of_its_day_and_one_that_is_repeated_replaces_
     assert sorted(path.name for path in scores.iterdir()) == ["2013-12-24.parquet", "2013-12-25.parquet"]
 
 
+def test_a_day_in_a_table_is_replaced_by_its_own_run_and_the_other_days_stay(scoring, pipedag, load_dag, run_dag, tables_of):
+    folder, _ = scoring
+    shutil.copy(folder / "requests" / "2013-12-24.parquet", folder / "requests" / "2013-12-25.parquet")
+    words = [word.replace("=scores/{{ ds }}.parquet", "=table:scores.delays").replace("flights_scoring", "into_tables") for word in SCORE]
+    pipedag(folder, *words, "--slice", "day={{ ds }}")
+    dag = load_dag(folder / "airflow").dags["into_tables"]
+    for day in (24, 25, 24):
+        done, tasks = run_dag(dag, logical_date=datetime(2013, 12, day, tzinfo=UTC))
+        assert str(done.state) == "success"
+    assert tasks["score"].xcom_pull(task_ids="score")["places"] == {"model_predict": "table:scores.delays"}
+    found = tables_of(PipedagConfig(folder / "pipedag.yaml").get("mini", "flights"))["scores"]["delays"]
+    count = len(pl.read_parquet(folder / "requests" / "2013-12-24.parquet"))
+    assert dict(found["day"].value_counts().iter_rows()) == {"2013-12-24": count, "2013-12-25": count}
+    assert "for outputs that are tables" in pipedag(folder, *SCORE, "--slice", "day={{ ds }}", code=2)
+
+
 def test_scores_are_assets(scoring, run_dag):
     from tests.adapters.airflow.test_running import asset_events
 

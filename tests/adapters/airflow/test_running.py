@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -213,6 +214,77 @@ def test_an_unknown_instance_is_not_tried_again(project, dag, run_dag, told):
     done, tasks = run_dag(made)
     assert (str(done.state), str(tasks["raw.open_stage"].state)) == ("failed", "failed")
     assert "There are: full." in told()
+
+
+def test_fields_may_be_templates_and_those_that_are_none_are_not_stored_for_each_try(project, dag, run_dag):
+    made = dag()
+    made.get_task("raw.open_stage").instance = "{{ 'fu' ~ 'll' }}"
+    made.get_task("raw.numbers").environment = {"DAY": "{{ ds }}"}
+    done, _ = run_dag(made, logical_date=datetime(2026, 1, 31, tzinfo=UTC))
+    assert str(done.state) == "success"
+    assert rendered("small_full", done.run_id) == {
+        "raw.open_stage": {"instance": "full"},
+        "raw.numbers": {"environment": {"DAY": "2026-01-31"}},
+    }
+
+
+def rendered(dag_id, run_id):
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        rows = session.scalars(select(RenderedTaskInstanceFields).where(RenderedTaskInstanceFields.run_id == run_id))
+        return {row.task_id: row.rendered_fields for row in rows if row.dag_id == dag_id}
+
+
+def test_killing_a_task_ends_its_command_and_the_closing_gives_the_stage_back(project, dag):
+    import os
+    import sys
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+    from types import SimpleNamespace
+
+    from airflow.sdk.exceptions import AirflowException
+
+    from pipedag_airflow.work import Worker
+
+    made = dag("--python", sys.executable)
+    context = {"ti": SimpleNamespace(dag_id="small_full", run_id="r", try_number=1, max_tries=0), "params": {}}
+
+    def work(task_id):
+        task = made.get_task(task_id)
+        task._worker = Worker(task, context)
+        return task._worker.work()
+
+    (project / "numbers.hangs").touch()
+    assert work("raw.open_stage")["outcome"] == "opened"
+    with ThreadPoolExecutor() as pool:
+        try:
+            at_work = pool.submit(work, "raw.numbers")
+            while not ((project / "numbers.pid").exists() and (project / "numbers.pid").read_text()):
+                assert not at_work.done()
+                time.sleep(0.1)
+            made.get_task("raw.numbers").on_kill()
+            with pytest.raises(AirflowException, match="was ended by signal 15"):
+                at_work.result(60)
+        finally:
+            (project / "numbers.hangs").unlink()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((project / "numbers.pid").read_text()), 0)
+    assert work("raw.close_stage")["reason"] == "raw g1 given up"
+    with catalog_of(project) as catalog:
+        assert catalog.leases() == []
+
+
+def test_a_file_that_was_told_to_goes_on_with_code_that_is_wired_differently(project, dag, run_dag):
+    made = dag("--allow-drift")
+    source = (project / "small_flow.py").read_text()
+    (project / "small_flow.py").write_text(source.replace('"x": [1, 2, 3]', '"x": [1, 2]').replace("total(doubled(table))", "total(table)"))
+    done, tasks = run_dag(made)
+    # What is gone from the code cannot be carried out, but what is still there is.
+    assert states(tasks)["raw.commit_stage"] == "success"
+    assert str(done.state) == "failed"
 
 
 def test_a_step_that_has_to_wait_comes_back_later(project, dag, run_dag, told):

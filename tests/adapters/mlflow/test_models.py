@@ -148,6 +148,9 @@ def test_a_registered_version_has_an_alias_and_its_origin(one, by_default, clien
     assert (int(version.version), version.source) == (info.registered_model_version, f"models:/{info.model_id}")
     assert (version.tags["team"], version.tags["pipedag.instance"], version.run_id) == ("storks", "default", info.run_id)
     assert "predict" in version.description
+    tags = client(by_default).get_logged_model(info.model_id).tags
+    assert json.loads(tags["mlflow.modelVersions"]) == [{"name": "trips", "version": version.version}]
+    assert "predict" in tags["mlflow.note.content"]
     assert rows(load("models:/trips@champion").predict(TRIPS.to_pandas())) == rows(one.run({"trips": TRIPS, "hurry": 1.5}))
     again = log_production_flow(one, registered_model_name="trips", alias="champion")
     assert client(by_default).get_model_version_by_alias("trips", "champion").source == f"models:/{again.model_id}"
@@ -188,6 +191,26 @@ def test_a_bundle_from_elsewhere_is_logged_without_what_training_had(one, tmp_pa
 def test_an_alias_needs_a_registered_model(one):
     with pytest.raises(ConfigError, match="registered_model_name"):
         log_production_flow(one, alias="champion")
+
+
+def test_a_server_that_is_gone_is_told_at_once(one):
+    with pytest.raises(ConfigError, match="No tracking server takes connections"):
+        log_production_flow(one, tracking_uri="http://127.0.0.1:9")
+
+
+def test_a_model_is_logged_and_loaded_through_a_server(one, server, client):
+    import mlflow
+
+    info = log_production_flow(one, registered_model_name="trips", alias="served", tracking_uri=server, experiment_name="models")
+    version = client(server).get_model_version_by_alias("trips", "served")
+    assert int(version.version) == info.registered_model_version
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(server)
+    try:
+        answer = load("models:/trips@served").predict(TRIPS.to_pandas())
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert rows(answer) == rows(one.run({"trips": TRIPS, "hurry": 1.5}))
 
 
 def test_the_model_names_all_that_it_needs(one, by_default):

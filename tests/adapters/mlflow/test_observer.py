@@ -369,3 +369,20 @@ def test_strict_runs_fail_if_not_all_could_be_logged(config, wire):
 def test_with_strict_all_is_logged_when_the_run_is_back(config, database, runs_of):
     make_flow().run(config=config, observers=[MlflowObserver(database, strict=True)])
     assert only(runs_of(database, "numbers")).info.status == "FINISHED"
+
+
+def test_a_flow_of_more_tasks_than_one_call_takes_parameters_is_logged_whole(config, server, runs_of):
+    @materialize(version="1.0")
+    def number(value):
+        return value
+
+    with Flow("many tasks") as flow, Stage("s"):
+        for value in range(130):
+            number(value)
+    observer = MlflowObserver(server)
+    assert flow.run(config=config, observers=[observer]).successful
+    assert observer.flush()
+    run = only(runs_of(server, "many tasks"))
+    assert sum(name.startswith("version/") for name in run.data.params) == 130
+    assert sum(name.startswith("seconds/") for name in run.data.metrics) == 130
+    assert (run.data.metrics["tasks/ran"], run.info.status) == (130, "FINISHED")
