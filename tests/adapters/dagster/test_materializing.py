@@ -96,7 +96,7 @@ def test_every_table_is_an_asset_that_its_stage_materializes(flow, world, any_st
     assert [column.name for column in facts["dagster/column_schema"].columns] == ["amount", "twice"]
     assert facts["dagster/column_schema"].constraints.other == ["primary key (amount)"]
     known = next(spec for spec in build_assets(flow, config=any_store)[1].specs if spec.key.path[-1] == "totals").metadata
-    assert facts["dagster/table_name"] == known["dagster/table_name"]
+    assert facts["dagster/uri"] == known["dagster/uri"]
     assert facts["dagster/table_name"].endswith("models.totals")
     assert facts["dagster/uri"].endswith("models/totals")
     assert "SQL" in found["marts/doubled"].metadata
