@@ -5,6 +5,7 @@ Without postponed annotations, since Dagster reads those of an op's function as 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, final
 
 import dagster as dg
@@ -30,7 +31,7 @@ def stage_assets(job: FlowJob, options: StepOptions) -> list[dg.AssetsDefinition
     specs: dict[str, list[dg.AssetSpec]] = {}
     checks: dict[str, list[dg.AssetCheckSpec]] = {}
     # Tables are read by more than one other, and Dagster looks closely at each dependency that it is given as a key.
-    deps = {key: dg.AssetDep(key) for key in job.tables}
+    deps = {key: dg.AssetDep(key) for key in {*job.tables, *chain.from_iterable(job.deps.values())}}
     for key, table in job.tables.items():
         specs.setdefault(table.unit, []).append(job.translator.get_asset_spec(table, [deps[other] for other in job.deps[key]]))
         checks.setdefault(table.unit, []).extend(check_specs(key, table))

@@ -154,7 +154,9 @@ def job_of(
     tables = _by_key(known_tables(state, context), translator)
     where = deployment or os.environ.get("DAGSTER_CLOUD_DEPLOYMENT_NAME", "")
     root = source_root(state.plan.source) if code is None and state.plan.source is not None else None
-    return FlowJob(state.plan, context, code, translator, tables, _dependencies(state, tables), where, preview_rows, str(root or ""))
+    return FlowJob(
+        state.plan, context, code, translator, tables, _dependencies(state, tables, translator), where, preview_rows, str(root or "")
+    )
 
 
 def _state_and_settings(
@@ -200,8 +202,10 @@ def _by_key(tables: Sequence[TableProps], translator: PipedagTranslator) -> dict
     return found
 
 
-def _dependencies(state: FlowState, tables: Mapping[dg.AssetKey, TableProps]) -> dict[dg.AssetKey, list[dg.AssetKey]]:
-    """Return what each asset is made from: the tables that its task really read where that is known, else all of its upstream tasks."""
+def _dependencies(
+    state: FlowState, tables: Mapping[dg.AssetKey, TableProps], translator: PipedagTranslator
+) -> dict[dg.AssetKey, list[dg.AssetKey]]:
+    """Return what each asset is made from: the tables that its task really read where that is known, else all of its upstream tasks; tables of others."""
     of_task: dict[str, list[dg.AssetKey]] = {}
     of_table: dict[str, dg.AssetKey] = {}
     for key, table in tables.items():
@@ -214,4 +218,9 @@ def _dependencies(state: FlowState, tables: Mapping[dg.AssetKey, TableProps]) ->
             by_task[task.id] = [of_table[name] for name in read]
         else:
             by_task[task.id] = [key for other in task.upstream for key in of_task[other]]
+        for other in task.external:
+            key = translator.get_external_key(*other.rsplit(".", 1))
+            # A table of another flow may have the key of one of this flow's own.
+            if key not in by_task[task.id] and key not in of_task[task.id]:
+                by_task[task.id].append(key)
     return {key: by_task[table.task.id] for key, table in tables.items()}

@@ -37,6 +37,7 @@ class Scoring:
         keys: Name of an output -> its asset.
         context: The instance whose tables are read and written, and at whose configuration relative places begin.
         trust_pickle: Read pickles in the bundle.
+        column: Tells the rows of partitions apart in tables.
     """
 
     bundle: Path
@@ -45,6 +46,7 @@ class Scoring:
     keys: Mapping[str, dg.AssetKey]
     context: ConfigContext
     trust_pickle: bool
+    column: str | None
 
     def place(self, text: str, partition: str | None) -> str:
         """Return a place with the partition filled in, as an absolute path if it is a file."""
@@ -71,6 +73,7 @@ def build_scoring_assets(
     group_name: str | None = None,
     deps: Sequence[Any] = (),
     partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    partition_column: str | None = None,
     trust_pickle: bool = False,
     owners: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
@@ -95,6 +98,7 @@ def build_scoring_assets(
         group_name: The group; by default the step's name.
         deps: What the assets depend on beside the tables that are read, as for `dagster.AssetSpec`.
         partitions_def: Score for each partition on its own: a day, for instance.
+        partition_column: Column that tables get with the key of the partition; a partition replaces its own rows in them.
         trust_pickle: Read pickles in the bundle, which can run any code.
         owners, tags, automation_condition: Of each asset.
         retry_policy, op_tags, pool: Of the step, as in `dagster.multi_asset`.
@@ -106,7 +110,7 @@ def build_scoring_assets(
     context = configuration(given, instance, None)
     folder = context.base_dir / bundle
     step = safe(name or f"{folder.name}_scoring")
-    _check(step, inputs, outputs, partitioned=partitions_def is not None)
+    _check(step, inputs, outputs, partition_column, partitioned=partitions_def is not None)
     prefix = (key_prefix,) if isinstance(key_prefix, str) else tuple(key_prefix)
 
     def of_table(place: str) -> dg.AssetKey:
@@ -130,7 +134,7 @@ def build_scoring_assets(
         )
         for out, place in outputs.items()
     ]
-    scoring = Scoring(folder, inputs, outputs, keys, context, trust_pickle)
+    scoring = Scoring(folder, inputs, outputs, keys, context, trust_pickle, partition_column)
 
     @dg.multi_asset(name=step, specs=specs, can_subset=True, retry_policy=retry_policy, op_tags=dict(op_tags or {}), pool=pool)
     def scores(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -142,6 +146,7 @@ def build_scoring_assets(
 def _carry_out(context: dg.AssetExecutionContext, scoring: Scoring) -> Iterator[dg.MaterializeResult[Any]]:
     # Loaded here: both bring data frame libraries with them.
     from pipedag_core.production.flow import ProductionFlow
+    from pipedag_core.production.into_tables import Slice
     from pipedag_core.production.places import score
 
     partition = context.partition_key if context.has_partition_key else None
@@ -153,7 +158,9 @@ def _carry_out(context: dg.AssetExecutionContext, scoring: Scoring) -> Iterator[
     try:
         prod = ProductionFlow.load(scoring.bundle, trust_pickle=scoring.trust_pickle)
         note = f"dagster run {context.run.run_id}"
-        done = score(prod, read, wanted, lambda: scoring.context, note=note, external_id=context.run.run_id)
+        into_tables = any(place.startswith(_TABLE) for place in wanted.values())
+        part = Slice(scoring.column, partition) if partition is not None and scoring.column is not None and into_tables else None
+        done = score(prod, read, wanted, lambda: scoring.context, part=part, note=note, external_id=context.run.run_id)
     except PipedagError as error:
         raise lasting(error) from error
     digest = _digest(scoring.bundle)
@@ -179,16 +186,17 @@ def _split(place: str) -> tuple[str, str]:
     return stage, table
 
 
-def _check(step: str, inputs: Mapping[str, str], outputs: Mapping[str, str], *, partitioned: bool) -> None:
+def _check(step: str, inputs: Mapping[str, str], outputs: Mapping[str, str], column: str | None, *, partitioned: bool) -> None:
     if not outputs:
         raise ConfigError(f"Say where the outputs of {step} go: outputs={{'NAME': 'FILE or table:STAGE.TABLE'}}.")
     for out, place in outputs.items():
-        if partitioned and place.startswith(_TABLE):
+        if partitioned and place.startswith(_TABLE) and column is None:
             raise ConfigError(
-                f"Output {out!r} of {step} goes to {place}, which each partition would replace. Name a file with {PARTITION} in it.",
+                f"Output {out!r} of {step} goes to {place}, which each partition would replace. Pass partition_column=, the name of a column that tells "
+                f"partitions apart, or name a file with {PARTITION} in it.",
                 place=place,
             )
-        if partitioned and PARTITION not in place:
+        if partitioned and not place.startswith(_TABLE) and PARTITION not in place:
             raise ConfigError(
                 f"Output {out!r} of {step} goes to {place!r} for every partition. Put {PARTITION} into the name of the file.", place=place
             )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, cast, final
 
@@ -442,15 +442,20 @@ def _place(job: Job, access: StoreSession, loaded: Loaded) -> Place:
     return Place(job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, loaded.inputs, loaded.references)
 
 
-@contextmanager
-def _removed_on_failure(job: Job) -> Generator[list[NewObject]]:
-    """Give a list of what is written; it is removed if the block fails, after all that it has opened is closed."""
-    written: list[NewObject] = []
-    try:
-        yield written
-    except BaseException:
-        outputs.discard(job.session, [item.stored for item in written])
-        raise
+class _removed_on_failure:  # noqa: N801 -- a context manager reads as a verb
+    """Gives a list of what is written; it is removed if the block fails, after all that it has opened is closed."""
+
+    # A generator would set the traceback of the user's exception, which some exceptions do not let anybody do.
+    def __init__(self, job: Job) -> None:
+        self._session = job.session
+        self._written: list[NewObject] = []
+
+    def __enter__(self) -> list[NewObject]:
+        return self._written
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            outputs.discard(self._session, [item.stored for item in self._written])
 
 
 def _outcome(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
+import psycopg
 import pytest
 from polars.testing import assert_frame_equal
 
 from pipedag_core import PipedagConfig
 from tests.adapters.airflow.conftest import ROOT
+from tests.postgres_server import url_with
 
 pytestmark = pytest.mark.usefixtures("modules")
 
@@ -86,6 +90,28 @@ def test_airflow_trains_as_one_process_does_and_finds_it_the_second_time(project
     outcomes = {id: task.xcom_pull(task_ids=id)["outcome"] for id, task in tasks.items() if task.operator == "PipedagStepOperator"}
     of_tasks = {outcome for id, outcome in outcomes.items() if not id.endswith(("_stage", "_run"))}
     assert of_tasks == {"cached"}
+
+
+def test_airflow_trains_in_postgresql_as_in_files(project, trained, pipedag, load_dag, run_dag, tables_of, postgres_url, monkeypatch):
+    name = f"flights_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    monkeypatch.setenv("FLIGHTS_DATABASE", url_with(postgres_url, database=name))
+    try:
+        pipedag(project, "airflow", "generate", FLOW, "--instance", "postgres", "-o", "airflow")
+        dag = only_dag(load_dag(project / "airflow"))
+        for outcome in ("ran", "cached"):
+            done, tasks = run_dag(dag)
+            assert (str(done.state), states(tasks)) == ("success", {"success"})
+            outcomes = {id: task.xcom_pull(task_ids=id)["outcome"] for id, task in tasks.items() if task.operator == "PipedagStepOperator"}
+            assert {found for id, found in outcomes.items() if not id.endswith(("_stage", "_run"))} == {outcome}
+        wanted = evaluation(trained, tables_of)["output"]
+        with psycopg.connect(os.environ["FLIGHTS_DATABASE"]) as connection:
+            made = connection.execute('SELECT flight_id FROM "flights_postgres_06_model_evaluation".output ORDER BY 1').fetchall()
+        assert [flight for (flight,) in made] == sorted(wanted["flight_id"])
+    finally:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

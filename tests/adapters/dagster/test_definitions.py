@@ -94,7 +94,6 @@ def test_an_asset_says_where_it_comes_from(project):
     assert [dep.asset_key for dep in doubled.deps] == [inputs.key]
     assert inputs.metadata == {
         "pipedag/task": "raw.inputs of flow small, instance mini",
-        "dagster/table_name": "raw.inputs",
         "dagster/uri": f"file://{project}/.pipedag/mini/raw/inputs",
     }
 

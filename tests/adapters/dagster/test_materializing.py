@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from pipedag_core import Blob, Flow, Stage, Table, materialize
+from pipedag_core import Blob, ExternalTableReference, Flow, PipedagConfig, Stage, Table, materialize
 from pipedag_core.config.wire import open_session
-from pipedag_dagster import build_assets
+from pipedag_dagster import build_assets, build_definitions
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_every_table_is_an_asset_that_its_stage_materializes(flow, world, any_st
     assert [column.name for column in facts["dagster/column_schema"].columns] == ["amount", "twice"]
     assert facts["dagster/column_schema"].constraints.other == ["primary key (amount)"]
     known = next(spec for spec in build_assets(flow, config=any_store)[1].specs if spec.key.path[-1] == "totals").metadata
-    assert facts["dagster/table_name"] == known["dagster/table_name"]
+    assert facts["dagster/uri"] == known["dagster/uri"]
     assert facts["dagster/table_name"].endswith("models.totals")
     assert facts["dagster/uri"].endswith("models/totals")
     assert "SQL" in found["marts/doubled"].metadata
@@ -265,3 +265,27 @@ def test_columns_of_queries_in_text_are_traced_to_other_stages(any_store, instan
     key = dg.AssetKey(["raw", "read"])
     assert lineage["s"] == [dg.TableColumnDep(key, "Amount"), dg.TableColumnDep(key, "k")]
     assert lineage["Amount"] == [dg.TableColumnDep(key, "Amount")]
+
+
+def test_tables_of_others_are_external_assets(tmp_path, instance):
+    (tmp_path / "theirs").mkdir()
+    pl.DataFrame({"x": [1, 2]}).write_parquet(tmp_path / "theirs" / "prices.parquet")
+    store = {
+        "class": "parquet",
+        "args": {"base_path": str(tmp_path / "{instance_id}"), "external_schemas": {"theirs": str(tmp_path / "theirs")}},
+    }
+    config = PipedagConfig({"instances": {"full": {"table_store": store}}}).get("full")
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def summed(prices) -> pl.DataFrame:
+        return prices.sum()
+
+    with Flow("reader") as flow, Stage("marts"):
+        summed(ExternalTableReference("prices", "theirs"))
+    definitions = build_definitions(flow, config=config)
+    graph = definitions.resolve_asset_graph()
+    assert graph.external_asset_keys == {dg.AssetKey(["theirs", "prices"])}
+    assert graph.get(dg.AssetKey(["marts", "summed"])).parent_keys == {dg.AssetKey(["theirs", "prices"])}
+    assert definitions.resolve_job_def("reader_full").execute_in_process(instance=instance).success
+    assert visible(config, "marts", "summed") == [[3]]
+    assert stale(build_assets(flow, config=config), instance) == []

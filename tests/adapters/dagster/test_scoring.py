@@ -78,6 +78,22 @@ def test_each_day_has_a_file_that_a_repetition_replaces(bundle, any_store, insta
     assert [path.name for path in (tmp_path / "scores").iterdir()] == ["2026-01-02.parquet"]
 
 
+def test_partitions_keep_their_rows_apart_in_a_table(bundle, any_store, instance, requests, tmp_path):
+    scores = build_scoring_assets(
+        bundle,
+        inputs={**CLEAN, "clean.flights": requests},
+        outputs={"predict": "table:served.late"},
+        config=any_store,
+        partitions_def=dg.DailyPartitionsDefinition("2026-01-01"),
+        partition_column="day",
+    )
+    TWO.head(1).write_parquet(tmp_path / "requests" / "2026-01-03.parquet")
+    for day in ("2026-01-02", "2026-01-03", "2026-01-02"):
+        assert dg.materialize([scores], instance=instance, partition_key=day).success
+    found = stored_value("served", "late", pl.DataFrame, config=any_store)
+    assert sorted(found.select("day", "id").rows()) == [("2026-01-02", 1), ("2026-01-02", 2), ("2026-01-03", 1)]
+
+
 def test_what_training_gives_later_is_used_without_new_definitions(config, tmp_path, instance):
     scores = build_scoring_assets(tmp_path / "delays", inputs=CLEAN, outputs={"predict": str(tmp_path / "late.csv")}, config=config)
     assert not dg.materialize([scores], instance=instance, raise_on_error=False).success
