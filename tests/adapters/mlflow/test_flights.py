@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -74,3 +77,24 @@ def test_flights_are_documented_and_become_a_model(config, tmp_path, runs_of, cl
     expected = prod.run({"clean": {**training, "flights": ten}}, as_type=pl.DataFrame).sort("flight_id")
     assert answer["flight_id"].to_list() == expected["flight_id"].to_list()
     assert answer["probability"].to_list() == pytest.approx(expected["probability"].to_list(), abs=1e-12)
+
+
+def test_flights_in_a_process_per_stage_log_to_one_run(tmp_path, server, runs_of):
+    settings = yaml.safe_load((DAGS / "pipedag.yaml").read_text())
+    demo = settings["instances"]["demo"]
+    demo["attrs"] |= {"input": {"sample_share": 0.02}, "model": {"iterations": 20}}
+    demo["observers"][0]["args"]["tracking_uri"] = server
+    (tmp_path / "pipedag.yaml").write_text(yaml.safe_dump(settings))
+    shutil.copytree(DAGS / "pipelines", tmp_path / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
+    flow, _ = flights.get_pipeline(PipedagConfig(settings).get("demo").attrs)
+    for step in [*(f"stage:{stage.name}" for stage in flow.stages), "finish"]:
+        words = ["step", "pipelines.flights:get_pipeline", step, "--instance", "demo", "--run-id", "r1"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+        done = subprocess.run(
+            [sys.executable, "-m", "pipedag_core.cli", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = runs_of(server, "flights")
+    assert (run.info.status, run.data.tags["pipedag.run_id"]) == ("FINISHED", "r1")
+    assert run.data.metrics["tasks/ran"] == sum(len(stage.tasks) for stage in flow.stages)
+    assert {"train/ROC AUC", "test/ROC AUC"} <= set(run.data.metrics)
