@@ -14,6 +14,9 @@ from pipedag_core.hooks.registry import BUILT_IN
 from tests.contract import type_table
 from tests.postgres_server import drop_schemas, fresh_prefix
 
+#: Hundreds of tables are written and read, on three stores.
+pytestmark = pytest.mark.timeout(900)
+
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
 
