@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import polars as pl
-from postgres import LARGE_TIMES, frame
-from timing import Row, Stopwatch, in_turns, row
+from postgres import frame, out_and_back
+from timing import Row, Stopwatch
 
 from pipedag_core import PipedagConfig
 from pipedag_core.config.wire import open_table_store
@@ -50,23 +49,6 @@ def measure(quick: bool) -> list[Row]:
             store.drop([made.location])
             assert back.equals(data)
 
-        def one(work: Callable[[Stopwatch, Stopwatch], None], reading: bool) -> Callable[[Stopwatch], None]:
-            return lambda watch: work(Stopwatch(), watch) if reading else work(watch, Stopwatch())
-
-        timings = in_turns(
-            {f"{who} {verb}": one(work, verb == "read") for verb in ("write", "read") for who, work in (("ours", ours), ("raw", raw))},
-            3 if quick else 7,
-        )
+        found = out_and_back("DuckDB file", data, ours, raw, ("CREATE TABLE AS SELECT * FROM arrow", "to_arrow_table"), 3 if quick else 7)
         store.close()
-    size = f"{data.height:,} rows x {data.width}"
-    return [
-        row(
-            f"DuckDB file: {verb} a frame, {size}",
-            timings[f"ours {verb}"],
-            raw=timings[f"raw {verb}"],
-            raw_what="CREATE TABLE AS SELECT * FROM arrow" if verb == "write" else "to_arrow_table",
-            compared="times",
-            limit=LARGE_TIMES,
-        )
-        for verb in ("write", "read")
-    ]
+    return found

@@ -179,6 +179,39 @@ def frame(rows: int) -> Any:
     )
 
 
+#: Writes and reads a frame, each part under a watch.
+OutAndBack = Callable[[Stopwatch, Stopwatch], None]
+
+
+def out_and_back(where: str, data: Any, ours: OutAndBack, raw: OutAndBack, by_hand: tuple[str, str], repeats: int) -> list[Row]:
+    """Write and read a frame through a store and by hand, in turns; return a row for each.
+
+    Args:
+        where: The store, for people.
+        data: The frame.
+        ours, raw: Through the store, and by hand.
+        by_hand: What is done by hand to write, and to read.
+        repeats: How often.
+    """
+
+    def one(work: OutAndBack, reading: bool) -> Callable[[Stopwatch], None]:
+        return lambda watch: work(Stopwatch(), watch) if reading else work(watch, Stopwatch())
+
+    works = {"ours": ours, "raw": raw}
+    timings = in_turns({f"{who} {verb}": one(work, verb == "read") for verb in ("write", "read") for who, work in works.items()}, repeats)
+    return [
+        row(
+            f"{where}: {verb} a frame, {data.height:,} rows x {data.width}",
+            timings[f"ours {verb}"],
+            raw=timings[f"raw {verb}"],
+            raw_what=what,
+            compared="times",
+            limit=LARGE_TIMES,
+        )
+        for verb, what in zip(("write", "read"), by_hand, strict=True)
+    ]
+
+
 def measure_frame(url: str, quick: bool) -> list[Row]:
     """Write and read a frame through a store's session, and with the Arrow driver alone."""
     import adbc_driver_postgresql.dbapi as adbc
@@ -221,26 +254,9 @@ def measure_frame(url: str, quick: bool) -> list[Row]:
                 store.drop([made.location])
                 assert back.equals(data)
 
-            def one(work: Callable[[Stopwatch, Stopwatch], None], reading: bool) -> Callable[[Stopwatch], None]:
-                return lambda watch: work(Stopwatch(), watch) if reading else work(watch, Stopwatch())
-
-            timings = in_turns(
-                {f"{who} {verb}": one(work, verb == "read") for verb in ("write", "read") for who, work in (("ours", ours), ("raw", raw))},
-                3 if quick else 5,
-            )
+            found = out_and_back("PostgreSQL", data, ours, raw, ("ADBC ingest", "ADBC fetch"), 3 if quick else 5)
         store.close()
-    size = f"{data.height:,} rows x {data.width}"
-    return [
-        row(
-            f"PostgreSQL: {verb} a frame, {size}",
-            timings[f"ours {verb}"],
-            raw=timings[f"raw {verb}"],
-            raw_what=f"ADBC {'ingest' if verb == 'write' else 'fetch'}",
-            compared="times",
-            limit=LARGE_TIMES,
-        )
-        for verb in ("write", "read")
-    ]
+    return found
 
 
 # --- commits -----------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Each class remembers what has to be done with values of a type, since a run may 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, final
 
@@ -21,54 +22,23 @@ from pipedag_core.run.views import selection_of
 Change = Callable[[Any], Any]
 
 
-@final
-class Converter:
-    """Turns the frames in a nest into those of one library, in new containers.
+class _Nest(ABC):
+    """Turns a nest into another one, leaf by leaf, in new containers.
 
-    Args:
-        frames: Converts.
-        as_type: The type that is wanted; None leaves frames as they are.
-        share: Whether somebody else can see the same frames.
-        unwrap: Whether blobs become the objects in them.
+    Attributes:
+        known: Type -> what turns values of it into what is handed on; None if they are handed on as they are.
     """
 
-    def __init__(self, frames: Frames, as_type: Any, *, share: bool, unwrap: bool = True) -> None:
-        self._frames = frames
-        self._type = as_type
-        self._share = share
-        # None stands for what is handed over as it is.
-        self._known: dict[type, Change | None] = dict.fromkeys((str, int, float, bool, bytes, type(None)))
-        # A blob is handed over as it is, whatever is in it.
-        self._known |= {dict: self._dict, list: self._list, tuple: self._tuple, Blob: _object if unwrap else None}
+    def __init__(self) -> None:
+        self.known: dict[type, Change | None] = dict.fromkeys((str, int, float, bool, bytes, type(None)))
+        self.known |= {dict: self._dict, list: self._list, tuple: self._tuple}
 
     def __call__(self, value: Any) -> Any:
         try:
-            change = self._known[type(value)]
+            change = self.known[type(value)]
         except KeyError:
             change = self._learn(value)
         return value if change is None else change(value)
-
-    def reader(self, slot: int, *, take: bool) -> Callable[[list[Any]], Any]:
-        """Return what converts the value of a slot.
-
-        Args:
-            slot: The slot.
-            take: Whether nobody reads it after that, so that its memory is free once the task that got it has ended.
-        """
-        known, learn = self._known, self._learn
-
-        # The lines of `__call__`: a call less for each argument, which shows where tasks take microseconds.
-        def read(values: list[Any]) -> Any:
-            value = values[slot]
-            if take:
-                values[slot] = None
-            try:
-                change = known[type(value)]
-            except KeyError:
-                change = learn(value)
-            return value if change is None else change(value)
-
-        return read
 
     def _dict(self, value: Any) -> Any:
         return {key: self(child) for key, child in value.items()}
@@ -83,6 +53,52 @@ class Converter:
         kind = kind_of(value)
         return build(value, kind, [(key, self(child)) for key, child in children(value, kind)])
 
+    @abstractmethod
+    def _learn(self, value: Any) -> Change | None:
+        """Find out, and remember, what is done with values of this one's type."""
+
+
+@final
+class Converter(_Nest):
+    """Turns the frames in a nest into those of one library, in new containers.
+
+    Args:
+        frames: Converts.
+        as_type: The type that is wanted; None leaves frames as they are.
+        share: Whether somebody else can see the same frames.
+        unwrap: Whether blobs become the objects in them.
+    """
+
+    def __init__(self, frames: Frames, as_type: Any, *, share: bool, unwrap: bool = True) -> None:
+        super().__init__()
+        self._frames = frames
+        self._type = as_type
+        self._share = share
+        # What is not unwrapped is handed over as it is, whatever is in it.
+        self.known[Blob] = _object if unwrap else None
+
+    def reader(self, slot: int, *, take: bool) -> Callable[[list[Any]], Any]:
+        """Return what converts the value of a slot.
+
+        Args:
+            slot: The slot.
+            take: Whether nobody reads it after that, so that its memory is free once the task that got it has ended.
+        """
+        known, learn = self.known, self._learn
+
+        # The lines of `__call__`: a call less for each argument, which shows where tasks take microseconds.
+        def read(values: list[Any]) -> Any:
+            value = values[slot]
+            if take:
+                values[slot] = None
+            try:
+                change = known[type(value)]
+            except KeyError:
+                change = learn(value)
+            return value if change is None else change(value)
+
+        return read
+
     def _learn(self, value: Any) -> Change | None:
         cls = type(value)
         found: Change | None = None
@@ -95,7 +111,7 @@ class Converter:
         elif self._share and not is_plain(value) and cls.__module__ == "numpy":
             # An array has no copy on write, and is small beside a model.
             found = _copy
-        self._known[cls] = found
+        self.known[cls] = found
         return found
 
     def _raw(self, value: Any) -> Any:
@@ -136,45 +152,22 @@ class Settle:
 
 
 @final
-class Outcome:
+class Outcome(_Nest):
     """Turns what a function returned into a value: frames without the wishes around them, queries as their rows.
 
     Args:
         frames, database: What converts, and what runs SQL.
         who: The task, for messages.
         settle: Lazy frames are computed at once, because several will read them.
-
-    Attributes:
-        known: Type -> what turns values of it into what is handed on; None if they are handed on as they are.
     """
 
     def __init__(self, frames: Frames, database: Database, who: str, *, settle: bool) -> None:
+        super().__init__()
         self._who = who
         self._frames = frames
         self._database = database
         self._settle = settle
-        self.known: dict[type, Change | None] = dict.fromkeys((str, int, float, bool, bytes, type(None)))
-        self.known |= {dict: self._dict, list: self._list, tuple: self._tuple, Table: self._table}
-
-    def __call__(self, value: Any) -> Any:
-        try:
-            change = self.known[type(value)]
-        except KeyError:
-            change = self._learn(value)
-        return value if change is None else change(value)
-
-    def _dict(self, value: Any) -> Any:
-        return {key: self(child) for key, child in value.items()}
-
-    def _list(self, value: Any) -> Any:
-        return [self(child) for child in value]
-
-    def _tuple(self, value: Any) -> Any:
-        return tuple([self(child) for child in value])
-
-    def _container(self, value: Any) -> Any:
-        kind = kind_of(value)
-        return build(value, kind, [(key, self(child)) for key, child in children(value, kind)])
+        self.known[Table] = self._table
 
     def _table(self, value: Any) -> Any:
         made = self._database.rows(value.obj) if isinstance(value.obj, str) else self(value.obj)
