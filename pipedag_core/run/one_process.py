@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import final
@@ -22,6 +23,9 @@ log = logging.getLogger("pipedag_core.run")
 
 #: Seconds for which the end of a run waits for a heartbeat that is under way.
 JOIN_S = 5.0
+
+#: Seconds between looks at whether something waits to be recorded while tasks take long.
+FLUSH_S = 1.0
 
 
 @final
@@ -121,10 +125,14 @@ def heartbeat(session: Session, run: Run) -> Generator[None]:
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(run.info.ttl_s / 3):
+        every = run.info.ttl_s / 3
+        renewed = time.monotonic()
+        while not stop.wait(min(every, FLUSH_S)):
             try:
-                session.catalog.renew(run.id)
                 run.catalog(session).flush()
+                if time.monotonic() - renewed >= every:
+                    renewed = time.monotonic()
+                    session.catalog.renew(run.id)
             except PipedagError as error:
                 # The next beat may do better; if none does, another run may take the stages over, and recording is refused.
                 log.warning("Run %s could not renew its leases and tries again in %.0f s: %s", run.id, run.info.ttl_s / 3, error)

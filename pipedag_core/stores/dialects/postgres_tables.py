@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
+import psycopg
 import pyarrow as pa
 
 from pipedag_core.arrow_schema import from_arrow
@@ -25,6 +26,9 @@ Run = Callable[[str], list[tuple[Any, ...]]]
 
 #: Tables from this many rows on are looked at for the planner at once; smaller ones it guesses well enough.
 ANALYZE_ROWS: Final = 10_000
+
+#: What is no number, so that reading it as one fails.
+_TAKEN: Final = "pipedag: name is taken"
 
 
 @final
@@ -69,6 +73,17 @@ def claiming(place: Place) -> str:
     # Without the lock, whoever comes second would wait for the end of the first one's query, and fail then.
     name = quote_literal(place.sql)
     return f"SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({name}, 0)) AND pg_catalog.to_regclass({name}) IS NULL"
+
+
+def claiming_or_failing(place: Place) -> str:
+    """Return the statement that takes a place until the end of the transaction, and fails if it was not free; see `is_taken`."""
+    free = claiming(place).removeprefix("SELECT ")
+    return f"SELECT CAST(CASE WHEN {free} THEN '1' ELSE {quote_literal(_TAKEN)} END AS pg_catalog.int4)"
+
+
+def is_taken(error: Exception) -> bool:
+    """Return whether this is how `claiming_or_failing` fails."""
+    return isinstance(error, psycopg.errors.InvalidTextRepresentation) and _TAKEN in str(error)
 
 
 def create(place: Place, details: Details) -> str:
