@@ -188,7 +188,7 @@ class RunMemory:
         with self._lock:
             memory = self._stage(generation.stage)
             self._refuse_taken(memory, generation.stage, result)
-            batch = self._waiting.setdefault(generation, Batch())
+            batch = self._waiting.get(generation) or Batch()
             work_s = batch.work_s + (result.seconds if new else 0.0)
             written = {item.stored.id for item in new}
             # What is neither new nor current may be removed by clean-up, and it is this task that has to be done again then.
@@ -198,6 +198,7 @@ class RunMemory:
             else:
                 batch.records.append(record)
                 batch.work_s = work_s
+                self._waiting[generation] = batch
             self._remember(memory, record, objects)
             if time.monotonic() - batch.since > PATIENCE_S:
                 self._flush(generation)
@@ -237,7 +238,9 @@ class RunMemory:
     # --- inside -------------------------------------------------------------------------------------------------------------------
 
     def _stage(self, stage: str) -> StageMemory:
-        return self._stages.setdefault(stage, StageMemory())
+        if stage not in self._stages:
+            self._stages[stage] = StageMemory()
+        return self._stages[stage]
 
     def _read_results(self, stage: str, memory: StageMemory) -> None:
         self._flush_stage(stage)
