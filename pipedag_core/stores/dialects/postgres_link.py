@@ -141,7 +141,7 @@ class PostgresLink:
             # The line end keeps a comment at the query's end from swallowing what follows. All at once is one way to the server and back.
             parts = [
                 f"{tables.create(place, details)}{tables.tablespace(details)} AS {text}\n",
-                tables.asking_columns(place),
+                tables.looking_at(place),
                 tables.table_comment(place, order),
                 "COMMIT" if is_plain else "",
             ]
@@ -157,9 +157,8 @@ class PostgresLink:
                 made = connection.execute(statements(place, text), prepare=False)
             rows = made.rowcount
             made.nextset()
-            columns = tables.columns_from(made.fetchall())
             try:
-                return finished(run, place, columns, rows)
+                return finished(run, place, tables.columns_of_answer(run, place, made), rows)
             except BaseException:
                 if is_plain:
                     with suppress(psycopg.Error):
