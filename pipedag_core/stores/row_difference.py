@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipedag_core.naming import quote_identifier
@@ -57,15 +57,3 @@ def _as_wholes(before: str, after: str, columns: Sequence[str], compared: Callab
     both = f"SELECT 1 AS n, {chosen} FROM {after} UNION ALL SELECT -1 AS n, {chosen} FROM {before}"
     surplus = f"SELECT sum(n) AS n FROM ({both}) AS rows_of_both GROUP BY {grouped}"
     return f"SELECT sum(CASE WHEN n > 0 THEN n END), sum(CASE WHEN n < 0 THEN -n END) FROM ({surplus}) AS surplus"
-
-
-#: Kinds of types whose values can be compared with one another, though their types differ: (how the Arrow type's name begins).
-_ALIKE: Mapping[str, tuple[str, ...]] = {
-    "text": ("string", "large_string", "string_view"),
-    "number": ("int", "uint", "float", "double", "halffloat"),
-}
-
-
-def comparable(one: str, other: str) -> bool:
-    """Return whether values of two Arrow types, by their names, can be compared."""
-    return one == other or any(one.startswith(kinds) and other.startswith(kinds) for kinds in _ALIKE.values())
