@@ -64,6 +64,7 @@ def run_flow(
     ignore_task_version: bool | None = None,
     ignore_position_hashes: bool = False,
     inputs: Mapping[Any, Any] | None = None,
+    take_over: bool = False,
     observers: Sequence[RunObserver] = (),
     **engine_options: Any,
 ) -> Result:
@@ -85,6 +86,8 @@ def run_flow(
         inputs: Replaces what tasks give, for this run: output of a task, or item of one -> frame, `Table`, plain value, or nest of them. These tasks do
             not run. No stage that they are in, or that takes anything from such a stage, is committed: it runs into a scratch generation, which
             the result can be read from.
+        take_over: Do not wait for another run that writes one of the stages: take the stage away from it. What it does with the stage from then on
+            is refused, so that it fails.
         observers: Are told what happens.
         engine_options: Options of the engine, as under `orchestration: args:` of the configuration.
 
@@ -114,7 +117,7 @@ def run_flow(
         plan, scratch = supply(flow, whole, plan, tuple(given))
     info = _info(plan, context, options, uuid.uuid4().hex, this_process(f"flow {flow.name}"), context.lease_ttl)
     with open_session(context, observers) as session:
-        run = Run(info, options, memory=RunMemory(session.catalog, info.run_id, remembers=True))
+        run = Run(info, options, memory=RunMemory(session.catalog, info.run_id, remembers=True), take_over=take_over)
         session.catalog.begin_run(info)
         if given:
             run = replace(run, supplied=Supplied(_supplied_values(session, run, plan, given), scratch))
@@ -148,6 +151,7 @@ def execute(
     cache_validation_mode: CacheValidationMode | str | None = None,
     note: str = "",
     external_id: str = "",
+    take_over: bool = False,
 ) -> StepReport:
     """Carry out one step of a plan, in any process of any machine that reaches the catalog and the stores.
 
@@ -162,6 +166,7 @@ def execute(
         cache_validation_mode: As in `run_flow`.
         note: Who is at work, for those who wait for a lease.
         external_id: The orchestrator's own id of the run.
+        take_over: As in `run_flow`, for what this call opens.
 
     Returns:
         How the step ended; WAITING if another run writes the stage (call again later).
@@ -173,7 +178,7 @@ def execute(
     """
     context = configuration(config, plan.instance, plan.flow)
     code = _checked_code(plan, context, flow)
-    return _carry_out(plan, step, code, context, run_id, observers, cache_validation_mode, note, external_id)
+    return _carry_out(plan, step, code, context, run_id, observers, cache_validation_mode, note, external_id, take_over)
 
 
 def execute_reference(
@@ -190,12 +195,13 @@ def execute_reference(
     cache_validation_mode: CacheValidationMode | str | None = None,
     note: str = "",
     external_id: str = "",
+    take_over: bool = False,
 ) -> StepReport:
     """Carry out one step of a flow that is named by its import reference: as `execute`, with the plan made anew from the code.
 
     Args:
         reference: `package.module:flow_or_factory`, or `path/file.py:flow_or_factory`.
-        step, run_id, observers, cache_validation_mode, note, external_id: As for `execute`.
+        step, run_id, observers, cache_validation_mode, note, external_id, take_over: As for `execute`.
         instance: Name of the instance.
         stages: Only these are part of the run; empty for all.
         digest: Digest of the plan that whoever calls has in mind; "" if it may be any.
@@ -219,7 +225,7 @@ def execute_reference(
     if digest:
         refuse_drift(plan, digest, known_steps)
     plan = select(plan, stages=stages)
-    return _carry_out(plan, step, flow, context, run_id, observers, cache_validation_mode, note, external_id)
+    return _carry_out(plan, step, flow, context, run_id, observers, cache_validation_mode, note, external_id, take_over)
 
 
 def refuse_drift(found: Plan, digest: str, known_steps: Sequence[str] = ()) -> None:
@@ -259,6 +265,7 @@ def _carry_out(
     cache_validation_mode: CacheValidationMode | str | None,
     note: str,
     external_id: str,
+    take_over: bool,
 ) -> StepReport:
     part = step if isinstance(step, str) and parts.is_part(step) else None
     wanted: Step | None = None
@@ -272,7 +279,7 @@ def _carry_out(
     info = _info(plan, context, options, run_id, many_processes(note or "pipedag step"), ORCHESTRATED_TTL_S)
     with open_session(context, observers) as session:
         row = session.catalog.begin_run(replace(info, external_id=external_id))
-        run = Run(row.info, RunOptions.from_json(row.info.options))
+        run = Run(row.info, RunOptions.from_json(row.info.options), take_over=take_over)
         with taking_part(session, run, plan), heartbeat(session, run):
             if wanted is None:
                 assert part is not None
