@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,11 +20,11 @@ from pipedag_core.config.flows import find_flow, load_flow
 from pipedag_core.config.registry import ENGINES
 from pipedag_core.config.settings import PartSettings
 from pipedag_core.config.wire import open_engine, open_session
-from pipedag_core.define.context import executing
+from pipedag_core.define.context import HAND_ON, at_work, by_hand, executing
 from pipedag_core.define.flow import Flow, Stage
 from pipedag_core.define.task import materialize
 from pipedag_core.define.values import Blob, Table
-from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, UnsupportedByStore
+from pipedag_core.errors import ConfigError, MaterializationError, ObserverFailed, PlanMismatch, UnsupportedByStore
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
 from pipedag_core.plan.selection import resolve, select
@@ -430,10 +431,21 @@ def _kept(context: ConfigContext, value: Any) -> Any:
 
 
 def materialize_table(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
-    """Write a table at once, inside a task; see `Table.materialize`."""
+    """Write a table at once, inside a task; see `Table.materialize`.
+
+    Raises:
+        MaterializationError: It is not known for which task: this thread runs none, while others of this process do.
+    """
     context = executing.get()
     if context is not None:
         return context.materialize(table, return_as_type=return_as_type, config_context=config_context, schema=schema)
+    others = () if by_hand.get() else at_work()
+    if others:
+        raise MaterializationError(
+            f"Table.materialize() was called in thread {threading.current_thread().name!r}, in which no task runs, while tasks are at work in this process: "
+            f"{', '.join(dict.fromkeys(f'{task.stage}.{task.task} of flow {task.flow!r}' for task in others))}. Nothing was written. {HAND_ON}",
+            table=table.name,
+        )
     if config_context is not None or schema is not None:
         raise UnsupportedByStore(
             "Table.materialize() writes nothing outside of a run. Run the task in a flow, or leave out config_context and schema."
