@@ -13,7 +13,7 @@ from psycopg.pq import TransactionStatus
 from pipedag_core.databases.postgres import Held, tell_name
 from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
-from pipedag_core.ports.data import TableOptions, TableSchema
+from pipedag_core.ports.data import RowDifference, TableOptions, TableSchema
 from pipedag_core.stores import viewsql
 from pipedag_core.stores.dialects import postgres_tables as tables
 from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder, TableIsGone
@@ -98,6 +98,26 @@ class PostgresLink:
 
         where = f"{self.label}: a view of {', '.join(place.sql for place in dict.fromkeys(places))}"
         return self._stream(f"({query}) AS {viewsql.ALIAS}", self._guarded(look, where), schema, where)
+
+    def compare_rows(self, before: Place, after: Place, columns: Sequence[str], key: Sequence[str]) -> RowDifference:
+        """Count by one query of the server's."""
+        from pipedag_core.stores import row_difference
+        from pipedag_core.stores.dialects import postgres_types
+
+        found = [{column.name: column for column in self._columns(place)} for place in (before, after)]
+        for place, there in zip((before, after), found, strict=True):
+            if not there:
+                raise TableIsGone(self._dialect.named(place))
+        as_text = {name for name in columns if not postgres_types.compares(found[0][name], found[1][name])}
+        text = row_difference.query(
+            self._dialect.named(before),
+            self._dialect.named(after),
+            columns,
+            key,
+            lambda name: f"CAST({quote_identifier(name)} AS text)" if name in as_text else quote_identifier(name),
+        )
+        [row] = self._guarded(lambda run: run(text), f"{self.label}: rows of {before.sql} and {after.sql}")
+        return row_difference.read(row, columns, key)
 
     def _columns(self, place: Place) -> list[SqlColumn]:
         return self._guarded(lambda run: tables.columns_of(run, place), f"{self.label}: table {place.sql}")

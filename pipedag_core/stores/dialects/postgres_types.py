@@ -230,6 +230,21 @@ class SqlColumn:
     not_null: bool
 
 
+#: Base types whose values cannot be compared, or are compared by less than all that they are.
+_WITHOUT_EQUALITY: Final = frozenset({"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"})
+
+#: Base types that are compared with each other as numbers.
+_NUMBERS: Final = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric", "oid"})
+
+
+def compares(one: SqlColumn, other: SqlColumn) -> bool:
+    """Return whether values of two columns can be compared as they are; else their texts can."""
+    if one.kind in _NUMBERS and other.kind in _NUMBERS:
+        return True
+    # Parts of a composite type may be without equality.
+    return one.kind == other.kind and one.typtype != "c" and one.kind.removeprefix("_") not in _WITHOUT_EQUALITY
+
+
 COLUMNS: Final = """
     SELECT a.attname, CASE WHEN t.typtype = 'd' THEN b.typname ELSE t.typname END, CASE WHEN t.typtype = 'd' THEN b.typtype ELSE t.typtype END,
            CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, a.attnotnull
