@@ -64,6 +64,12 @@ def catalog_place(config: ConfigContext) -> CatalogPlace:
         return CatalogPlace(None, url, _shortened(schema), beside_tables=True)
     if url.startswith("duckdb:///"):
         return CatalogPlace(local_path(f"{url.removeprefix('duckdb:///')}.{CATALOG_FILE}", config))
+    if config.table_store.kind == "sql":
+        given = f"is {mask(url)!r}, but" if url else "is missing:"
+        raise ConfigError(
+            f"table_store.args.url {given} the SQL store keeps tables in PostgreSQL or in a DuckDB file. "
+            "Write postgresql://user@host/database, or duckdb:///path for a file on a local disk."
+        )
     if "base_path" not in args:
         raise ConfigError(
             f"The table store {config.table_store.kind!r} has no folder to keep the catalog in. Say where it is: metadata_store: {{url: 'sqlite:///...'}}."
