@@ -86,6 +86,11 @@ class Names:
         found = _OLD.fullmatch(schema)
         return found is not None and self._stage(found[1]) is not None
 
+    def is_old_of(self, stage: str, schema: str) -> bool:
+        """Return whether a schema holds what readers saw of this stage before a commit."""
+        found = _OLD.fullmatch(schema)
+        return found is not None and found[1] == f"{self.prefix}{stage}{self.suffix}"
+
     def place(self, location: str) -> Place:
         """Return the place that the catalog names.
 
