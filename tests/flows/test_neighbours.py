@@ -5,12 +5,15 @@ from __future__ import annotations
 import polars as pl
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from pipedag_core import Flow, PipedagConfig, Stage, materialize
 from pipedag_core.config.wire import open_session
-from pipedag_core.errors import StoreError
+from pipedag_core.errors import FlowError, StoreError
+from pipedag_core.ports.data import Form
 from pipedag_core.run.doctor import examine
 from pipedag_core.runner import clean_up
+from pipedag_core.stores.sql_store import SqlStore
 
 
 def make_config(url, common, instance, folder):
@@ -60,8 +63,6 @@ def run(config, value, stage="features", table="numbers"):
 
 def read(config, stage="features", table="numbers"):
     with open_session(config, read_only=True) as session, session.tables.session("test") as access:
-        from pipedag_core.ports.data import Form
-
         return pl.DataFrame(access.read(session.catalog.shown()[stage][table], Form.BATCHES).stream)["i"].to_list()
 
 
@@ -144,3 +145,45 @@ def test_a_table_of_somebody_else_in_a_schema_called_like_a_generation_is_left_a
     assert "it holds what is not pipedag's" in str(result.exception)
     assert clean_up(full) == 0
     assert ask("SELECT * FROM {}features__g1.theirs") == [(1,)]
+
+
+@pytest.mark.parametrize("stage", ["information_schema", "pg_catalog"])
+def test_a_stage_called_like_a_schema_of_duckdb_is_refused_and_stops_no_other_stage(tmp_path, stage):
+    store = {"class": "sql", "args": {"url": f"duckdb:///{tmp_path}/full.duckdb"}}
+    config = PipedagConfig({"instances": {"full": {"table_store": store}}}).get("full")
+    result = run(config, 1, stage=stage)
+    assert isinstance(result.exception, FlowError)
+    assert "one of those that the database has for itself" in str(result.exception)
+    assert run(config, 1).successful
+
+
+@pytest.mark.parametrize("stage", ["information_schema", "pg_catalog", "pg_mine"])
+def test_a_stage_called_like_a_schema_of_the_server_is_refused(postgres_url, stage):
+    store = SqlStore(postgres_url)
+    with pytest.raises(FlowError, match="one of those that the database has for itself"):
+        store.show_generation(stage, 1, {})
+    store.close()
+
+
+def test_a_query_that_names_the_schema_that_people_read_follows_the_stage_or_is_refused(full, schema_prefix):
+    def flow_of(value, *, as_input):
+        @materialize(version=str(value), name="numbers")
+        def numbers():
+            return pl.DataFrame({"i": [value]})
+
+        @materialize(lazy=True, input_type=sa.Table)
+        def read_by_name(*numbers):
+            return sa.text(f"SELECT i FROM {schema_prefix}full_features.numbers")
+
+        with Flow("f") as flow:
+            with Stage("features"):
+                table = numbers()
+            with Stage("read"):
+                read_by_name(table) if as_input else read_by_name()
+        return flow
+
+    for value in (1, 2):
+        assert flow_of(value, as_input=True).run(config=full).successful
+        assert read(full, "read", "read_by_name") == [value]
+    result = flow_of(3, as_input=False).run(config=full)
+    assert "which is not an input of the task" in str(result.exception)

@@ -547,3 +547,17 @@ def test_connections_that_were_lost_while_idle_are_made_anew_however_many_they_w
             made = access.write(QueryData("SELECT 1 AS x"), Target("s", 1, "made", "test"))
         session.tables.drop([made.location])
     assert flow.run(config=config, fail_fast=True).successful
+
+
+@pytest.mark.parametrize("make", [sa.text, lambda query: RawSql(f"CREATE TABLE told AS {query}")], ids=["query", "script"])
+def test_columns_that_differ_in_case_only_are_refused_as_in_the_other_stores(config, ask, make):
+    @materialize(lazy=True, name="told")
+    def told():
+        return make('SELECT 1 AS a, 2 AS "A"')
+
+    with Flow("f") as flow, Stage("s"):
+        told()
+    result = flow.run(config=config)
+    assert isinstance(result.exception, PipedagError)
+    assert "two columns named 'a' and 'A'" in str(result.exception)
+    assert ask("SELECT count(*) FROM pg_tables WHERE starts_with(schemaname, '{}s__g')") == [(0,)]

@@ -26,6 +26,9 @@ T = TypeVar("T")
 #: DuckDB keeps names of any length; what is longer than this is surely a mistake.
 MAX_NAME: Final = 255
 
+#: Schemas that are DuckDB's own.
+SYSTEM: Final = r"pg_catalog|information_schema"
+
 #: Times that an action is carried out when another thread changed the same names.
 _TRIES: Final = 5
 

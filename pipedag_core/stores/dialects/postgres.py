@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Schemas that are the server's own.
+SYSTEM: Final = r"pg_.*|information_schema"
+
 #: Milliseconds that clean-up waits for whoever reads a table.
 _DROP_PATIENCE_MS: Final = 500
 

@@ -18,6 +18,7 @@ from pipedag_core.stores.dialects.postgres_names import marking_generation
 from pipedag_core.stores.sql_names import Place
 from pipedag_core.stores.sqlrefs import stage_references
 from pipedag_core.stores.sqlsyntax import POSTGRES
+from pipedag_core.stores.table_options import check_names
 
 if TYPE_CHECKING:
     from pipedag_core.stores.dialects.postgres import PostgresDialect
@@ -160,6 +161,7 @@ def _made(connection: Any, own: str, order: ScriptOrder) -> dict[str, Made]:
             place = _frozen(connection, run_, place, readable, order)
         rows = connection.execute(f"SELECT count(*) FROM {place.sql}").fetchone()[0]
         columns = tables.columns_of(run_, place)
+        check_names([column.name for column in columns], f"Table {readable!r} of {order.where}")
         if rows >= tables.ANALYZE_ROWS:
             connection.execute(f"ANALYZE {place.sql}")
         result[readable] = Made(place, tables.schema_of(run_, place, columns), rows)
