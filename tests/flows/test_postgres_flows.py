@@ -440,13 +440,14 @@ def test_going_back_switches_the_names_and_clean_up_removes_what_is_not_kept(con
     assert ask("SELECT i FROM {}features__g3.selected ORDER BY i") == [(2,), (3,)]
 
 
-def test_rows_and_queries_can_be_looked_at(config, tmp_path, postgres_url, schema_prefix):
+def test_rows_and_queries_can_be_looked_at(config, ask, tmp_path, postgres_url, schema_prefix):
     assert make_flow()[0].run(config=config).successful
     instance = {"table_store": {"class": "sql", "args": {"url": postgres_url, "schema_prefix": schema_prefix + "{instance_id}_"}}}
     (tmp_path / "pipedag.yaml").write_text(json.dumps({"instances": {"full": instance}}))
     told = {command: CliRunner().invoke(app, [command, "features.selected", "--instance", "full"]) for command in ("sql", "show")}
     assert {command: result.exit_code for command, result in told.items()} == {"sql": 0, "show": 0}
-    assert "raw.load_0" in told["sql"].output.replace('"', "")
+    assert f"{schema_prefix}full_raw.load_0" in told["sql"].output.replace('"', "")
+    assert sorted(ask(told["sql"].output)) == [(2, 4), (3, 6)]
     assert "2 rows" in told["show"].output
 
 
