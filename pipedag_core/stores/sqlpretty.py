@@ -23,8 +23,9 @@ def pretty(sql: str, dialect: str, schemas: Mapping[str, str] | None = None) -> 
         return sql.strip()
     if any(isinstance(statement, exp.Command) for statement in statements):
         return sql.strip()
-    for node in (node for statement in statements for node in statement.find_all(exp.Table, exp.Column)) if schemas else ():
-        schema = node.args.get("db")
-        if isinstance(schema, exp.Identifier) and schema.name in schemas:
-            node.set("db", exp.to_identifier(schemas[schema.name], quoted=True))
+    if schemas:
+        for node in (node for statement in statements for node in statement.find_all(exp.Table, exp.Column)):
+            schema = node.args.get("db")
+            if isinstance(schema, exp.Identifier) and schema.name in schemas:
+                node.set("db", exp.to_identifier(schemas[schema.name], quoted=True))
     return "\n\n".join(f"{statement.sql(dialect=dialect, pretty=True)};" for statement in statements)
