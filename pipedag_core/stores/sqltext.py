@@ -126,6 +126,7 @@ def prepare(
     stages: frozenset[str],
     place: Callable[[TableSource], str],
     syntax: Syntax = DUCKDB,
+    schemas: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Turn a query or script into what is hashed, what is run and what is shown.
 
@@ -135,17 +136,21 @@ def prepare(
         stages: Names of all stages of the flow.
         place: Returns what stands behind FROM to read a table or view.
         syntax: The database's SQL.
+        schemas: Schema in which people read a stage, without regard to case -> stage; beside the stages' own names.
 
     Raises:
         MaterializationError: Not SQL; an unknown label; or a table of a stage that is not an input.
     """
+    # Files of some editors begin with it; nobody sees it in a message.
+    sql = sql.removeprefix("\ufeff")
     found = tokens(sql, syntax)
     while found and found[-1].text == ";":
         found.pop()
     if not found:
         raise MaterializationError("The SQL text is empty. Return a query.", query=sql)
     _check_lengths(found, syntax, sql)
-    places, inputs = _places(sql, found, placeholders, stages, place, syntax)
+    places, inputs = _places(sql, found, placeholders, {**{stage.casefold(): stage for stage in stages}, **(schemas or {})}, place, syntax)
+    _refuse_with_database(sql, found, schemas or {}, syntax)
     return Prepared(
         canonical=_canonical(sql, found, places, syntax),
         text=_rewritten(sql, found, places, lambda item: item.text),
@@ -177,11 +182,10 @@ def _places(
     sql: str,
     found: Sequence[Token],
     placeholders: Mapping[str, Placeholder],
-    stages: frozenset[str],
+    stages: Mapping[str, str],
     place: Callable[[TableSource], str],
     syntax: Syntax,
 ) -> tuple[dict[int, _Place], list[str]]:
-    folded = {stage.casefold() for stage in stages}
     places: dict[int, _Place] = {}
     inputs: dict[str, None] = {}
     references: Mapping[int, Reference] | None = None
@@ -194,12 +198,12 @@ def _places(
                     query=sql,
                 )
             alias = name if found[at + 2].quoted else syntax.fold(name)
-        elif schema.casefold() in folded:
+        elif (stage := stages.get(schema.casefold())) is not None:
             references = stage_references(sql, found, syntax.name) if references is None else references
             reference = references.get(found[at].start)
             if reference is None or reference.use is Use.CREATED:
                 continue
-            placeholder = _input_named(placeholders, schema, name)
+            placeholder = _input_named(placeholders, stage, name)
             if placeholder is None and reference.maybe_own:
                 continue
             if placeholder is None or reference.use is Use.WRITTEN:
@@ -210,6 +214,25 @@ def _places(
         inputs[placeholder.label] = None
         places[at] = _bound(found, at, alias, placeholder.table, place, syntax)
     return places, list(inputs)
+
+
+def _refuse_with_database(sql: str, found: Sequence[Token], schemas: Mapping[str, str], syntax: Syntax) -> None:
+    """Refuse tables of stages that are named with the database: they would be read past all that pipedag knows of them."""
+    for at in range(2, len(found) - 2):
+        schema, name = found[at], found[at + 2]
+        if (
+            found[at - 1].text == "."
+            and found[at + 1].text == "."
+            and schema.name is not None
+            and name.name is not None
+            and schema.name.casefold() in schemas
+            and schema.start in stage_references(sql, found, syntax.name)
+        ):
+            raise MaterializationError(
+                f"The SQL names the table {schema.name}.{name.name} of a stage of this flow together with its database. Pass the table as an argument to the "
+                f"task, and leave {found[at - 2].text} out.\n{sql}",
+                query=sql,
+            )
 
 
 def _not_an_input(schema: str, name: str, use: Use, sql: str) -> str:

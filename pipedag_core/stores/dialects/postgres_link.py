@@ -19,7 +19,7 @@ from pipedag_core.stores.dialects import postgres_tables as tables
 from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder, TableIsGone
 from pipedag_core.stores.dialects.postgres_errors import translate, translate_arrow
 from pipedag_core.stores.sql_names import Place
-from pipedag_core.stores.table_options import check_columns, filled_columns, with_nullability
+from pipedag_core.stores.table_options import check_columns, check_names, filled_columns, with_nullability
 
 if TYPE_CHECKING:
     from pipedag_core.stores.dialects.postgres import PostgresDialect
@@ -189,6 +189,7 @@ class PostgresLink:
             names = [column.name for column in columns]
             if not names:
                 raise MaterializationError(f"{order.where} has no columns. Return a query with at least one.\n{readable}", query=readable)
+            check_names(names, order.where)
             check_columns(order.options, names, order.where)
             tables.finish(run, place, order, names, rows)
             return Made(place, with_nullability(tables.schema_of(run, place, columns), order.options), rows)
