@@ -121,7 +121,7 @@ def taking_part(session: Session, run: Run, plan: Plan) -> Generator[None]:
 
 @contextmanager
 def heartbeat(session: Session, run: Run) -> Generator[None]:
-    """Renew the run's leases and pins while something is at work."""
+    """Renew the run's leases and pins while something is at work, and let nothing wait to be recorded for long, nor beyond the end."""
     stop = threading.Event()
 
     def beat() -> None:
@@ -130,12 +130,17 @@ def heartbeat(session: Session, run: Run) -> Generator[None]:
         while not stop.wait(min(every, FLUSH_S)):
             try:
                 run.catalog(session).flush()
-                if time.monotonic() - renewed >= every:
-                    renewed = time.monotonic()
-                    session.catalog.renew(run.id)
+            except PipedagError as error:
+                # It is tried again; what is refused then is told by the step that needs it.
+                log.debug("Results of run %s wait still: %s", run.id, error)
+            if time.monotonic() - renewed < every:
+                continue
+            renewed = time.monotonic()
+            try:
+                session.catalog.renew(run.id)
             except PipedagError as error:
                 # The next beat may do better; if none does, another run may take the stages over, and recording is refused.
-                log.warning("Run %s could not renew its leases and tries again in %.0f s: %s", run.id, run.info.ttl_s / 3, error)
+                log.warning("Run %s could not renew its leases and tries again in %.0f s: %s", run.id, every, error)
 
     thread = threading.Thread(target=beat, name="pipedag-heartbeat", daemon=True)
     thread.start()
@@ -145,3 +150,4 @@ def heartbeat(session: Session, run: Run) -> Generator[None]:
         stop.set()
         # A beat that waits for a locked catalog must not keep an interrupted program waiting; it is a daemon and ends by itself.
         thread.join(JOIN_S)
+        steps.flush(session, run)
