@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from pipedag_core.cli import building, doctor, extracting, logs, looking, running, scoring
+from pipedag_core.cli import building, comparing, doctor, extracting, logs, looking, removing, running, scoring
 from pipedag_core.cli.tracebacks import message, trimmed
 from pipedag_core.errors import ConfigError, FlowError, PipedagError
 
@@ -95,5 +95,8 @@ app.command()(looking.sql)
 app.command()(looking.gc)
 app.command()(extracting.extract)
 app.command()(scoring.score)
+app.command()(comparing.diff)
 app.command()(looking.rollback)
 app.command()(doctor.doctor)
+app.command()(removing.delete_schemas)
+app.command()(removing.clear_metadata)

@@ -98,7 +98,7 @@ def sql(
 
 def gc(instance: Instance = None, config: ConfigFile = None, per_user: PerUser = False) -> None:
     """Remove what retention does not keep."""
-    from pipedag_core.runner import clean_up
+    from pipedag_core.housekeeping import clean_up
 
     context = settings(config, instance, per_user)
     removed = clean_up(context)
@@ -118,7 +118,7 @@ def rollback(
     per_user: PerUser = False,
 ) -> None:
     """Make an earlier generation of a stage current again, with all stages that were committed together with it."""
-    from pipedag_core.runner import roll_back
+    from pipedag_core.housekeeping import roll_back
 
     context = settings(config, instance, per_user)
     refuse_without_catalog(context)

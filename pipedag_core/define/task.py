@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final, overload
 from pipedag_core import naming
 from pipedag_core.define import compared
 from pipedag_core.define.capture import Capture
-from pipedag_core.define.context import declaring, executing
+from pipedag_core.define.context import by_hand, declaring, executing
 from pipedag_core.define.contracts import may_name
 from pipedag_core.define.lazydict import resolve
 from pipedag_core.define.options import Declared, TaskOptions, make_options
@@ -50,7 +50,11 @@ class TaskFunction(Declared):
         declaration: Declaration | None = declaring.get()
         # A flow can be declared inside a running task; what that task's own helpers call then runs at once, as elsewhere.
         if declaration is None or executing.get() is not declaration.executing:
-            return self.fn(*args, **kwargs)
+            token = by_hand.set(True)
+            try:
+                return self.fn(*args, **kwargs)
+            finally:
+                by_hand.reset(token)
         stage = declaration.stage
         if stage is None:
             raise FlowError(

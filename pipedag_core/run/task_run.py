@@ -13,7 +13,8 @@ from typing import Any, cast, final
 from pipedag_core.cache import codec, fingerprint
 from pipedag_core.cache.fingerprint import Fingerprint
 from pipedag_core.cache.modes import CacheValidationMode
-from pipedag_core.define.context import TaskContext, executing
+from pipedag_core.define import context
+from pipedag_core.define.context import TaskContext
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
 from pipedag_core.define.values import Table
@@ -488,7 +489,10 @@ def _outcome(
             _refuse_fresh_input(job, lazy=True)
 
     midway = Midway(_place(job, access, loaded), job.generation.number, policy, early, before_query, writes=writes)
-    value = _call(job, loaded, midway.materialize)
+    try:
+        value = _call(job, loaded, midway.materialize)
+    finally:
+        midway.end()
     _check_count(job, value)
     marked, slots = midway.beside(*collect(midway.place, value))
     return midway.place, marked, slots
@@ -522,10 +526,10 @@ class _context:  # noqa: N801 -- a context manager reads as a verb
         self._value = _task_context(job, materialize)
 
     def __enter__(self) -> None:
-        self._token = executing.set(self._value)
+        self._token = context.begin(self._value)
 
     def __exit__(self, *_: object) -> None:
-        executing.reset(self._token)
+        context.end(self._value, self._token)
 
 
 def _refuse(*_: Any, **__: Any) -> Any:

@@ -21,6 +21,7 @@ from pipedag_core.ports.data import (
     Prepared,
     QueryData,
     QuerySource,
+    RowDifference,
     Source,
     StoredTable,
     StoredView,
@@ -148,6 +149,24 @@ class ParquetSession:
         from pipedag_core.stores import sqltext, viewsql
 
         return sqltext.prepare(sql, placeholders, stages, lambda table: viewsql.source_text(table, self._place))
+
+    def compare_rows(
+        self, before: StoredTable | ExternalTable, after: StoredTable | ExternalTable, columns: Sequence[str], key: Sequence[str]
+    ) -> RowDifference:
+        """Let DuckDB count, over both files."""
+        import duckdb
+
+        from pipedag_core.stores import long_query, row_difference
+
+        for table in (before, after):
+            if isinstance(table, StoredTable):
+                self._existing(table)
+        text = row_difference.query(self._place(before), self._place(after), columns, key)
+        try:
+            [row] = long_query.execute(self._connection(), text).fetchall()
+        except duckdb.Error as error:
+            raise self._translate(error, f"Rows of {before.told} and {after.told}", text, ()) from error
+        return row_difference.read(row, columns, key)
 
     def _place(self, table: StoredTable | ExternalTable) -> str:
         if isinstance(table, ExternalTable):

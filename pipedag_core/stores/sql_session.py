@@ -17,6 +17,7 @@ from pipedag_core.ports.data import (
     Prepared,
     QueryData,
     QuerySource,
+    RowDifference,
     Source,
     StoredTable,
     StoredView,
@@ -124,6 +125,17 @@ class SqlSession:
         from pipedag_core.stores import parquet_files
 
         return parquet_files.hash_batches(parquet_files.batches(stream(), f"The table that {self._label} returned"))
+
+    def compare_rows(
+        self, before: StoredTable | ExternalTable, after: StoredTable | ExternalTable, columns: Sequence[str], key: Sequence[str]
+    ) -> RowDifference:
+        """Let the database count, by one query."""
+        places = self._place(before), self._place(after)
+        try:
+            return self._link.compare_rows(*places, columns, key)
+        except TableIsGone as error:
+            table, place = (before, places[0]) if self._dialect.named(places[0]) == str(error) else (after, places[1])
+            raise self._gone(table, place) from error
 
     # --- writing ------------------------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 from sqlglot.errors import TokenError
 from sqlglot.tokenizer_core import TokenType
@@ -24,8 +24,7 @@ _BEFORE_TABLE: Final = frozenset({"from", "join", ",", "("})
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One token: its text as written, its name if it is a word or a quoted identifier, and where it stands (`end` is exclusive)."""
 
     text: str
@@ -63,20 +62,21 @@ def tokens(sql: str, syntax: Syntax = DUCKDB) -> list[Token]:
         raise MaterializationError(
             f"This is not SQL: {error}. A quote or a comment may lack its end. The text is:\n{sql}", query=sql
         ) from error
-    return [token for item in found for token in _split_words(sql, item)]
-
-
-def _split_words(sql: str, token: Any) -> Iterator[Token]:
-    start, end = token.start, token.end + 1
-    text = sql[start:end]
-    if token.token_type is TokenType.IDENTIFIER:
-        yield Token(text, token.text, True, start, end)
-    elif (text[0].isalpha() or text[0] == "_" or text[0] > "\x7f") and not text.endswith("'"):
-        # The tokenizer makes one token of GROUP BY and the like, with the white space between.
-        for word in re.finditer(r"\S+", text):
-            yield Token(word.group(), word.group(), False, start + word.start(), start + word.end())
-    else:
-        yield Token(text, None, False, start, end)
+    result: list[Token] = []
+    for item in found:
+        start, end = item.start, item.end + 1
+        text = sql[start:end]
+        if item.token_type is TokenType.IDENTIFIER:
+            result.append(Token(text, item.text, True, start, end))
+        elif not (text[0].isalpha() or text[0] == "_" or text[0] > "\x7f") or text[-1] == "'":
+            result.append(Token(text, None, False, start, end))
+        elif len(text.split(maxsplit=1)) == 1:
+            result.append(Token(text, text, False, start, end))
+        else:
+            # The tokenizer makes one token of GROUP BY and the like, with the white space between.
+            words = re.finditer(r"\S+", text)
+            result += [Token(word.group(), word.group(), False, start + word.start(), start + word.end()) for word in words]
+    return result
 
 
 def split(sql: str, syntax: Syntax = DUCKDB) -> list[str]:

@@ -22,10 +22,10 @@ from pipedag_core.catalogs.owner import this_process
 from pipedag_core.cli.app import app
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import PipedagError
+from pipedag_core.housekeeping import clean_up
 from pipedag_core.ports.data import QueryData, Target
 from pipedag_core.ports.events import NamesSwitchedEarly, StepEnded, StepStarted
 from pipedag_core.run.rolling_back import roll_back
-from pipedag_core.runner import clean_up
 from tests.postgres_server import url_with
 
 

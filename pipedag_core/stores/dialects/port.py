@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
 from pipedag_core.ports.catalogs import Publication
-from pipedag_core.ports.data import Form, Prepared, StoredTable, TableOptions, TableSchema
+from pipedag_core.ports.data import Form, Prepared, RowDifference, StoredTable, TableOptions, TableSchema
 from pipedag_core.stores.sql_names import Place
 from pipedag_core.stores.sqlsyntax import Syntax
 
@@ -120,6 +120,14 @@ class Link(Protocol):
 
         Raises:
             TableIsGone: One of the places is not there.
+        """
+        ...
+
+    def compare_rows(self, before: Place, after: Place, columns: Sequence[str], key: Sequence[str]) -> RowDifference:
+        """Count how the rows of two tables differ; see `StoreSession.compare_rows`, and `row_difference` for the query.
+
+        Raises:
+            TableIsGone: One of them is not there.
         """
         ...
 

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from pipedag_core.databases.postgres import Held, tell_name
 from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
-from pipedag_core.ports.data import TableOptions, TableSchema
+from pipedag_core.ports.data import RowDifference, TableOptions, TableSchema
 from pipedag_core.stores import viewsql
 from pipedag_core.stores.dialects import postgres_tables as tables
 from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder, TableIsGone
@@ -100,6 +100,26 @@ class PostgresLink:
         where = f"{self.label}: a view of {', '.join(place.sql for place in dict.fromkeys(places))}"
         return self._stream(f"({query}) AS {viewsql.ALIAS}", self._guarded(look, where), schema, where)
 
+    def compare_rows(self, before: Place, after: Place, columns: Sequence[str], key: Sequence[str]) -> RowDifference:
+        """Count by one query of the server's."""
+        from pipedag_core.stores import row_difference
+        from pipedag_core.stores.dialects import postgres_types
+
+        found = [{column.name: column for column in self._columns(place)} for place in (before, after)]
+        for place, there in zip((before, after), found, strict=True):
+            if not there:
+                raise TableIsGone(self._dialect.named(place))
+        as_text = {name for name in columns if not postgres_types.compares(found[0][name], found[1][name])}
+        text = row_difference.query(
+            self._dialect.named(before),
+            self._dialect.named(after),
+            columns,
+            key,
+            lambda name: f"CAST({quote_identifier(name)} AS text)" if name in as_text else quote_identifier(name),
+        )
+        [row] = self._guarded(lambda run: run(text), f"{self.label}: rows of {before.sql} and {after.sql}")
+        return row_difference.read(row, columns, key)
+
     def _columns(self, place: Place) -> list[SqlColumn]:
         return self._guarded(lambda run: tables.columns_of(run, place), f"{self.label}: table {place.sql}")
 
@@ -139,23 +159,28 @@ class PostgresLink:
         places = iter(order.places)
         first = next(places)
 
-        def make(connection: Any, claimed: Any) -> Made:
-            run = _rows_of(connection)
-            place = first if claimed.fetchone()[0] else tables.claim(run, places, order.where)
-            text = self._cast(run, order, query) if order.options.type_map else query
+        def statements(place: Place, text: str) -> str:
             # The line end keeps a comment at the query's end from swallowing what follows. All at once is one way to the server and back.
-            statements = [
+            parts = [
                 f"{tables.create(place, details)}{tables.tablespace(details)} AS {text}\n",
-                tables.asking_columns(place),
+                tables.looking_at(place),
                 tables.table_comment(place, order),
                 "COMMIT" if is_plain else "",
             ]
-            made = connection.execute(";".join(filter(None, statements)), prepare=False)
+            return ";".join(filter(None, parts))
+
+        def make(connection: Any, answer: Any, is_made: bool) -> Made:
+            run = _rows_of(connection)
+            if is_made:
+                place, made = first, answer
+            else:
+                place = first if answer.fetchone()[0] else tables.claim(run, places, order.where)
+                text = self._cast(run, order, query) if order.options.type_map else query
+                made = connection.execute(statements(place, text), prepare=False)
             rows = made.rowcount
             made.nextset()
-            columns = tables.columns_from(made.fetchall())
             try:
-                return finished(run, place, columns, rows)
+                return finished(run, place, tables.columns_of_answer(run, place, made), rows)
             except BaseException:
                 if is_plain:
                     with suppress(psycopg.Error):
@@ -171,7 +196,8 @@ class PostgresLink:
             tables.finish(run, place, order, names, rows)
             return Made(place, with_nullability(tables.schema_of(run, place, columns), order.options), rows)
 
-        return self._transact(make, order.where, readable, order.schema, tables.claiming(first))
+        at_once = "" if order.options.type_map else f"{tables.claiming_or_failing(first)};{statements(first, query)}"
+        return self._transact(make, order.where, readable, order.schema, tables.claiming(first), at_once)
 
     def _cast(self, run: tables.Run, order: Order, query: str) -> str:
         run(f"CREATE TEMPORARY VIEW pipedag_columns AS {query}\n")
@@ -295,14 +321,29 @@ class PostgresLink:
             schema: Made before, if it is not there.
             begin: A statement that is run first in the transaction.
         """
-        return self._transact(lambda connection, _: action(connection), where, readable, schema, begin, named_before=True)
+        return self._transact(lambda connection, *_: action(connection), where, readable, schema, begin, named_before=True)
 
     def _transact(
-        self, action: Callable[[Any, Any], T], where: str, readable: str, schema: str, first: str, *, named_before: bool = False
+        self,
+        action: Callable[[Any, Any, bool], T],
+        where: str,
+        readable: str,
+        schema: str,
+        first: str,
+        at_once: str = "",
+        *,
+        named_before: bool = False,
     ) -> T:
-        """Carry out one transaction, as `transact` does; the action gets the rows of the first statement, and may have committed.
+        """Carry out one transaction, as `transact` does.
 
-        `named_before`: Nothing may come before the first statement, such as one that sets the transaction's isolation.
+        Args:
+            action: Gets the connection, the answer to the first statement, and False; or the answers to `at_once` after its first one, and True.
+                It may have committed.
+            where, readable, schema: As for `transact`.
+            first: The first statement, usually `claiming`.
+            at_once: All statements in place of the first one, which is `claiming_or_failing`: sent where the connection is known to be there, since
+                after a loss nobody could say how far they came.
+            named_before: Nothing may come before the first statement, such as one that sets the transaction's isolation.
         """
         self._ensure_schema(schema)
         number = 0
@@ -312,12 +353,14 @@ class PostgresLink:
             held = self._take()
             connection = held.connection
             begun = False
+            hurries = bool(at_once) and held.is_warm
             try:
-                answer = connection.execute(f"{held.naming(self.label)}BEGIN;{first}", prepare=False)
+                naming = held.naming(self.label)
+                answer = connection.execute(f"{naming}BEGIN;{at_once if hurries else first}", prepare=False)
                 begun, held.label = True, self.label
-                while answer.nextset():
-                    pass
-                result = action(connection, answer)
+                for _ in range(bool(naming) + 1 + hurries):
+                    answer.nextset()
+                result = action(connection, answer, hurries)
                 if connection.info.transaction_status is not TransactionStatus.IDLE:
                     connection.execute("COMMIT")
             except BaseException as error:
@@ -327,7 +370,10 @@ class PostgresLink:
                         connection.rollback()
                 if not isinstance(error, psycopg.Error):
                     raise
-                if connection.closed and not begun and number < _TRIES:
+                if hurries and tables.is_taken(error):
+                    at_once, number = "", number - 1
+                    continue
+                if connection.closed and not begun and not hurries and number < _TRIES:
                     # It was lost while nobody used it, and others with it.
                     self._dialect.database.close()
                     continue

@@ -10,7 +10,8 @@ import yaml
 from pipedag_core import Flow, PipedagConfig, Stage, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import ConfigError
-from pipedag_core.runner import put_table, stored_value
+from pipedag_core.looking import stored_value
+from pipedag_core.runner import put_table
 from pipedag_dagster import PipedagIOManager, PipedagResource, build_assets
 from tests.adapters.dagster import native_assets
 
@@ -35,13 +36,13 @@ def flow():
     return made
 
 
-def test_native_assets_live_in_the_store_beside_the_flow(flow, file, instance):
+def test_native_assets_live_in_the_store_beside_the_flow(flow, file, instance, granularity):
     resources = {
         "io_manager": PipedagIOManager(config_file=file, instance="full"),
         "pipedag": PipedagResource(config_file=file, instance="full"),
     }
     assets = [
-        *build_assets(flow, "full", config=file),
+        *build_assets(flow, "full", config=file, granularity=granularity),
         native_assets.summary,
         native_assets.model,
         native_assets.scored,
