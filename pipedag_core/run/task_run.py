@@ -26,7 +26,7 @@ from pipedag_core.ports.events import Outcome, PointReached, StepReport
 from pipedag_core.ports.hooks import TracingHook
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run import late, outputs
-from pipedag_core.run.inputs import INPUTS, TaskInputs, leaves, map_inputs, resolve
+from pipedag_core.run.inputs import INPUTS, TaskInputs, decode_output, leaves, map_inputs, resolve
 from pipedag_core.run.loading import Loaded, load, load_empty
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.memory import RunMemory
@@ -254,7 +254,19 @@ def _find(job: Job, wanted: Fingerprint) -> FoundResult | None:
         names = sorted(item.name for item in hit.objects.values() if item.id in gone)
         log.warning("%s: stored %s is gone or damaged; the task runs again", job.who, ", ".join(names))
         return None
-    return hit if _is_declared(job, hit) else None
+    return hit if _is_declared(job, hit) and _is_readable(job, hit) else None
+
+
+def _is_readable(job: Job, hit: FoundResult) -> bool:
+    """Return whether the classes of stored values are still there, and as they were; looked into only where there may be any."""
+    if '"type":' not in hit.result.output:
+        return True
+    try:
+        decode_output(hit)
+    except UnsupportedValue as error:
+        log.warning("%s runs again, since its stored result cannot be read any more. %s", job.who, error)
+        return False
+    return True
 
 
 def _is_declared(job: Job, hit: FoundResult) -> bool:
