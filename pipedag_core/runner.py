@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -274,20 +275,42 @@ def _carry_out(
         parts.check_part(plan, part)
     else:
         wanted = plan.step(step) if isinstance(step, str) else step
+    taking = _orchestrated(
+        plan, context, run_id, observers, cache_validation_mode, note or "pipedag step", external_id, take_over=take_over
+    )
+    with taking as (session, run):
+        if wanted is None:
+            assert part is not None
+            return parts.execute_part(session, run, flow, plan, part, open_engine(context))
+        before = current_generations(session, plan, [wanted])
+        report = steps.execute_step(session, run, flow, plan, wanted)
+        return replace(report, given=given_by(session, run, plan, wanted, before)) if report.outcome.is_good else report
+
+
+@contextmanager
+def _orchestrated(
+    plan: Plan,
+    context: ConfigContext,
+    run_id: str,
+    observers: Sequence[RunObserver],
+    cache_validation_mode: CacheValidationMode | str | None,
+    note: str,
+    external_id: str,
+    *,
+    remembers: bool = False,
+    take_over: bool = False,
+) -> Generator[tuple[Session, Run]]:
+    """Take part in a run whose steps are carried out by many processes, one call after the other; it is registered by the first."""
     options = _options(context, cache_validation_mode, None, None, False, plan.scratch)
     if plan.scratch and cache_validation_mode is None:
         options = replace(options, mode=CacheValidationMode.FORCE_CACHE_INVALID)
-    info = _info(plan, context, options, run_id, many_processes(note or "pipedag step"), ORCHESTRATED_TTL_S)
+    info = _info(plan, context, options, run_id, many_processes(note), ORCHESTRATED_TTL_S)
     with open_session(context, observers) as session:
         row = session.catalog.begin_run(replace(info, external_id=external_id))
-        run = Run(row.info, RunOptions.from_json(row.info.options), take_over=take_over)
+        memory = RunMemory(session.catalog, run_id, remembers=True) if remembers else None
+        run = Run(row.info, RunOptions.from_json(row.info.options), memory=memory, take_over=take_over)
         with taking_part(session, run, plan), heartbeat(session, run):
-            if wanted is None:
-                assert part is not None
-                return parts.execute_part(session, run, flow, plan, part, open_engine(context))
-            before = current_generations(session, plan, [wanted])
-            report = steps.execute_step(session, run, flow, plan, wanted)
-            return replace(report, given=given_by(session, run, plan, wanted, before)) if report.outcome.is_good else report
+            yield session, run
 
 
 def execute_stage(
@@ -329,14 +352,74 @@ def execute_stage(
     context = configuration(config, plan.instance, plan.flow)
     code = _checked_code(plan, context, flow)
     engine = choose_engine(context, orchestration_engine, {})
-    options = _options(context, cache_validation_mode, None, None, False, False)
-    info = _info(plan, context, options, run_id, many_processes(note or "pipedag"), ORCHESTRATED_TTL_S)
-    with open_session(context, observers) as session:
-        row = session.catalog.begin_run(replace(info, external_id=external_id))
-        run = Run(row.info, RunOptions.from_json(row.info.options), memory=RunMemory(session.catalog, run_id, remembers=True))
-        stop_early = context.fail_fast if fail_fast is None else fail_fast
-        with taking_part(session, run, plan), heartbeat(session, run):
-            return parts.carry_out_stage(session, run, code, plan, stage, engine, tasks=tasks, fail_fast=stop_early)
+    stop_early = context.fail_fast if fail_fast is None else fail_fast
+    taking = _orchestrated(plan, context, run_id, observers, cache_validation_mode, note or "pipedag", external_id, remembers=True)
+    with taking as (session, run):
+        return parts.carry_out_stage(session, run, code, plan, stage, engine, tasks=tasks, fail_fast=stop_early)
+
+
+def open_stage(
+    plan: Plan,
+    stage: str,
+    *,
+    run_id: str,
+    tasks: Iterable[str] | None = None,
+    flow: Flow | None = None,
+    config: PipedagConfig | ConfigContext | None = None,
+    observers: Sequence[RunObserver] = (),
+    cache_validation_mode: CacheValidationMode | str | None = None,
+    note: str = "",
+    external_id: str = "",
+) -> tuple[StepReport, frozenset[str]]:
+    """Open a stage for its tasks, or some of them, which others carry out one by one with `execute`, in any process, until `commit_stage`.
+
+    For orchestrators that spread the tasks of a stage over processes, and know which of them are wanted. Unlike `execute` with the open step it
+    waits for another run that writes the stage, as long as the configuration allows.
+
+    Args:
+        plan, stage, run_id, tasks, flow, config, observers, cache_validation_mode, note, external_id: As for `execute_stage`.
+
+    Returns:
+        The report, and the full ids of the tasks that have to be carried out before the commit: all, or those that were named, their dependents
+        within the stage, and those of which nothing is committed. None of them if the report is that of a failure.
+
+    Raises:
+        PlanMismatch, ConfigError, RunError: As `execute`.
+    """
+    context = configuration(config, plan.instance, plan.flow)
+    code = _checked_code(plan, context, flow)
+    taking = _orchestrated(plan, context, run_id, observers, cache_validation_mode, note or "pipedag", external_id)
+    with taking as (session, run):
+        return parts.open_stage(session, run, code, plan, stage, open_engine(context), tasks=tasks)
+
+
+def commit_stage(
+    plan: Plan,
+    stage: str,
+    *,
+    run_id: str,
+    flow: Flow | None = None,
+    config: PipedagConfig | ConfigContext | None = None,
+    observers: Sequence[RunObserver] = (),
+    note: str = "",
+    external_id: str = "",
+) -> StageReport:
+    """Commit a stage that was opened by `open_stage`, once its tasks were carried out, with all that is committed with it.
+
+    Args:
+        plan, stage, run_id, flow, config, observers, note, external_id: As for `execute_stage`.
+
+    Returns:
+        What became of it, as from `execute_stage`, with the reports of the tasks that the run has carried out. After a failure the stage stays open;
+        `execute` with `close:<stage>` gives it back.
+
+    Raises:
+        PlanMismatch, ConfigError, RunError: As `execute`.
+    """
+    context = configuration(config, plan.instance, plan.flow)
+    code = _checked_code(plan, context, flow)
+    with _orchestrated(plan, context, run_id, observers, None, note or "pipedag", external_id) as (session, run):
+        return parts.commit_stage(session, run, code, plan, stage, open_engine(context))
 
 
 def finish_run(

@@ -53,17 +53,37 @@ def _said(spec: dg.AssetCheckSpec) -> dict[str, Any]:
 def failed(job: FlowJob, report: StageReport, selected: AbstractSet[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckResult]:
     """Yield the results of checks that tables did not pass, which is why their tasks failed."""
     for failure in report.failures:
-        found = _broken(failure)
-        if found is None:
-            continue
-        name, counts, table = found
-        for key, known in job.tables.items():
-            fits = known.task.id == f"{failure.stage}.{failure.task}" and (known.kind == "task" or table in (None, known.name))
-            fits &= name != CONTRACT or counts["contract"] == known.facts.contract
-            if fits and dg.AssetCheckKey(key, name) in selected:
-                yield dg.AssetCheckResult(
-                    passed=False, asset_key=key, check_name=name, metadata=counts, description=failure.message.partition("\n")[0]
-                )
+        for check, counts, told in _not_passed(job, failure, selected):
+            yield dg.AssetCheckResult(passed=False, asset_key=check.asset_key, check_name=check.name, metadata=counts, description=told)
+
+
+def failed_midway(job: FlowJob, failure: StepReport, selected: AbstractSet[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yield the same for one task, from an op that does not give its tables."""
+    for check, counts, told in _not_passed(job, failure, selected):
+        yield dg.AssetCheckEvaluation(
+            asset_key=check.asset_key,
+            check_name=check.name,
+            passed=False,
+            metadata=counts,
+            description=told,
+            blocking=True,
+        )
+
+
+def _not_passed(
+    job: FlowJob, failure: StepReport, selected: AbstractSet[dg.AssetCheckKey]
+) -> Iterator[tuple[dg.AssetCheckKey, dict[str, Any], str]]:
+    """Yield checks that a failed task's tables did not pass, with counts and words."""
+    found = _broken(failure)
+    if found is None:
+        return
+    name, counts, table = found
+    for key, known in job.tables.items():
+        fits = known.task.id == f"{failure.stage}.{failure.task}" and (known.kind == "task" or table in (None, known.name))
+        fits &= name != CONTRACT or counts["contract"] == known.facts.contract
+        check = dg.AssetCheckKey(key, name)
+        if fits and check in selected:
+            yield check, counts, failure.message.partition("\n")[0]
 
 
 def _broken(failure: StepReport) -> tuple[str, dict[str, Any], str | None] | None:

@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr
 from pipedag_core import PipedagConfig
 from pipedag_core.config.choice import configuration
 from pipedag_dagster.definitions import definitions_of, job_of
+from pipedag_dagster.options import StepOptions
 from pipedag_dagster.states import from_json, make_state, to_json
 from pipedag_dagster.translator import PipedagTranslator
 
@@ -48,6 +49,9 @@ class PipedagFlowComponent(StateBackedComponent, dg.Model, dg.Resolvable):
     owners: dict[str, list[str]] = Field(default_factory=dict, description="Stage, or stage.table -> owners.")
     tags: dict[str, dict[str, str]] = Field(default_factory=dict, description="Stage, or stage.table -> tags.")
     preview_rows: int = Field(default=0, description="Show so many rows of each table.")
+    granularity: str | dict[str, str] = Field(
+        default="stage", description="How much one step does: stage or task; or stage of the flow -> one of these."
+    )
     jobs: list[str] = Field(default_factory=list, description="Stages or tags of tasks that get a job of their own.")
     schedules: dict[str, str] = Field(default_factory=dict, description="Stage or tag, or * for all of the flow -> cron expression.")
     timezone: str | None = Field(default=None, description="In which schedules are read; UTC by default.")
@@ -100,6 +104,7 @@ class PipedagFlowComponent(StateBackedComponent, dg.Model, dg.Resolvable):
         job = job_of(state, settings, self.get_translator(), preview_rows=self.preview_rows)
         return definitions_of(
             job,
+            options=StepOptions(self.granularity),
             jobs=self.jobs,
             schedules=self.schedules,
             timezone=self.timezone,

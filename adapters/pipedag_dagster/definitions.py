@@ -12,9 +12,10 @@ import dagster as dg
 from pipedag_core import ConfigContext, Flow, PipedagConfig, Plan
 from pipedag_core.config.choice import configuration
 from pipedag_core.errors import ConfigError, DuplicateName, PlanMismatch
-from pipedag_dagster.assets import StepOptions, stage_assets
+from pipedag_dagster.assets import stage_assets
 from pipedag_dagster.automation import flow_jobs
 from pipedag_dagster.jobs import FlowJob
+from pipedag_dagster.options import StepOptions
 from pipedag_dagster.props import FlowState, TableProps, known_tables
 from pipedag_dagster.sensors import finish_sensors, outside_runs_sensor
 from pipedag_dagster.states import annotated, learned, load_state, source_root
@@ -31,6 +32,7 @@ def build_assets(
     translator: PipedagTranslator | None = None,
     deployment: str | None = None,
     preview_rows: int = 0,
+    granularity: str | Mapping[str, str] = "stage",
     retry_policy: dg.RetryPolicy | None = None,
     op_tags: Mapping[str, Any] | None = None,
     pool: str | None = None,
@@ -48,15 +50,17 @@ def build_assets(
         translator: Says what asset a table becomes.
         deployment: Tells apart Dagster deployments that share a store; by default the name that Dagster+ gives it.
         preview_rows: Show so many rows of each table; reads them after each commit.
+        granularity: How much one step of Dagster does: "stage" for a stage with all of its tasks, in threads; "task" for one task, so that Dagster's
+            executors spread the tasks of a stage over processes or machines; or stage -> one of these, "stage" where none is named.
         retry_policy, op_tags, pool: Of each step, as in `dagster.multi_asset`.
 
     Raises:
-        ConfigError: There is no such instance, plan or flow.
+        ConfigError: There is no such instance, plan, flow, granularity or stage.
         PlanMismatch: The plan is one of another flow or instance, or the code is wired differently since.
         DuplicateName: Two tables want one asset key.
     """
     job = make_job(flow, instance, plan, learn, config, translator, deployment, preview_rows)
-    return stage_assets(job, StepOptions(retry_policy, op_tags or {}, pool))
+    return stage_assets(job, StepOptions(granularity, retry_policy, op_tags or {}, pool))
 
 
 def build_definitions(
@@ -69,6 +73,7 @@ def build_definitions(
     translator: PipedagTranslator | None = None,
     deployment: str | None = None,
     preview_rows: int = 0,
+    granularity: str | Mapping[str, str] = "stage",
     retry_policy: dg.RetryPolicy | None = None,
     op_tags: Mapping[str, Any] | None = None,
     pool: str | None = None,
@@ -80,7 +85,7 @@ def build_definitions(
     """Return a flow as definitions: its assets, jobs that materialize them, schedules, and sensors.
 
     Args:
-        flow, instance, plan, learn, config, translator, deployment, preview_rows, retry_policy, op_tags, pool: As for `build_assets`.
+        flow, instance, plan, learn, config, translator, deployment, preview_rows, granularity, retry_policy, op_tags, pool: As for `build_assets`.
         jobs: Stages or tags of tasks that get a job of their own, beside the one for the whole flow (`<flow>_<instance>`).
         schedules: Stage or tag, or `*` for all of the flow -> cron expression.
         timezone: In which the expressions are read; None for UTC.
@@ -93,7 +98,7 @@ def build_definitions(
     job = make_job(flow, instance, plan, learn, config, translator, deployment, preview_rows)
     return definitions_of(
         job,
-        options=StepOptions(retry_policy, op_tags or {}, pool),
+        options=StepOptions(granularity, retry_policy, op_tags or {}, pool),
         jobs=jobs,
         schedules=schedules or {},
         timezone=timezone,

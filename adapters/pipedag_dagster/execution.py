@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import Any
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, final
 
 import dagster as dg
 
@@ -12,7 +14,7 @@ from pipedag_core.errors import CacheError, ConfigError, FlowError, PipedagError
 from pipedag_core.ports.events import StageReport
 from pipedag_core.runner import execute_stage
 from pipedag_dagster.checks import failed, passed
-from pipedag_dagster.ending import finish_if_last
+from pipedag_dagster.ending import stage_ended
 from pipedag_dagster.jobs import FlowJob
 from pipedag_dagster.telling import provenance, told
 
@@ -28,43 +30,37 @@ def carry_out(context: dg.AssetExecutionContext, job: FlowJob, unit: str) -> Ite
         Exception: What the first failed task raised.
     """
     selected = context.selected_asset_keys
-    keys = job.keys_of(unit)
-    tasks = None if all(key in selected for key in keys) else {job.tables[key].task.id for key in keys if key in selected}
     run_id = job.run_id(context.run)
-    _tag(context, job, run_id)
-    try:
+    tag(context, job, run_id)
+    with FailingWith(lambda error: stage_ended(context, job, unit, run_id, error)):
         report = execute_stage(
             job.plan,
             unit,
             run_id=run_id,
-            tasks=tasks,
+            tasks=job.tasks_of(unit, selected),
             flow=job.code(),
             config=job.context,
             cache_validation_mode=context.op_execution_context.op_config["cache_validation_mode"],
             note=f"dagster run {context.run.run_id}",
             external_id=context.run.run_id,
         )
-    except PipedagError as error:
-        finish_if_last(context, job, unit, run_id)
-        raise lasting(error) from error
-    except BaseException:
-        finish_if_last(context, job, unit, run_id)
-        raise
-    finish_if_last(context, job, unit, run_id)
     if not report.is_committed:
+        raised = failure_of(context, report)
+        stage_ended(context, job, unit, run_id, raised)
         yield from failed(job, report, context.selected_asset_check_keys)
-        raise _failure(context, report)
-    yield from _results(context, job, report, selected)
+        raise raised
+    stage_ended(context, job, unit, run_id)
+    yield from results(context, job, report, selected)
 
 
-def _tag(context: dg.AssetExecutionContext, job: FlowJob, run_id: str) -> None:
+def tag(context: dg.AssetExecutionContext, job: FlowJob, run_id: str) -> None:
     """Let people find the run in both places."""
     if context.run.tags.get("pipedag/run_id") != run_id:
         tags = {"pipedag/run_id": run_id, "pipedag/flow": job.plan.flow, "pipedag/instance": job.context.instance_name}
         context.instance.add_run_tags(context.run.run_id, tags)
 
 
-def _results(context: dg.AssetExecutionContext, job: FlowJob, report: StageReport, selected: AbstractSet[dg.AssetKey]) -> Iterator[Any]:
+def results(context: dg.AssetExecutionContext, job: FlowJob, report: StageReport, selected: AbstractSet[dg.AssetKey]) -> Iterator[Any]:
     """Yield, or log, what became of the tables; upstream tables first, as Dagster notes with each one which versions of the others it was made from.
 
     A result is yielded where another step waits for it, or a check is to be reported with it. A materialization that is logged says the same for
@@ -87,7 +83,7 @@ def _results(context: dg.AssetExecutionContext, job: FlowJob, report: StageRepor
             context.log_event(dg.AssetMaterialization(key, metadata=told_of.metadata, tags=tags))
 
 
-def _failure(context: dg.AssetExecutionContext, report: StageReport) -> BaseException:
+def failure_of(context: dg.AssetExecutionContext, report: StageReport) -> BaseException:
     """Return what the op raises: the first failure as it is; all are in the log."""
     failures = report.failures
     for failure in failures[1:]:
@@ -105,3 +101,25 @@ def lasting(error: PipedagError) -> BaseException:
     failure = dg.Failure("\n".join([str(error), *getattr(error, "__notes__", ())]), allow_retries=False)
     failure.__cause__ = error
     return failure
+
+
+@final
+class FailingWith(AbstractContextManager[None]):
+    """Tells what an op is going to raise before it does, in a `with` block; an error of ours becomes what `lasting` makes of it.
+
+    Args:
+        tell: Called with the exception.
+    """
+
+    # A class, since `contextlib.contextmanager` sets the traceback of the exceptions that pass through, and users' exceptions may be frozen.
+
+    def __init__(self, tell: Callable[[BaseException], None]) -> None:
+        self._tell = tell
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /) -> None:
+        if error is None:
+            return
+        raised = lasting(error) if isinstance(error, PipedagError) else error
+        self._tell(raised)
+        if raised is not error:
+            raise raised from error

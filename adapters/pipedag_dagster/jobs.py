@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -13,7 +14,7 @@ from pipedag_core import ConfigContext, Flow, Plan
 from pipedag_core.config.flows import load_flow
 from pipedag_core.hashing import digest
 from pipedag_dagster.props import TableProps
-from pipedag_dagster.translator import PipedagTranslator
+from pipedag_dagster.translator import PipedagTranslator, safe
 
 #: What can be chosen when a run is launched. A schema and not a class, since Dagster cannot resolve classes in postponed annotations.
 STEP_CONFIG: Final[Mapping[str, dg.Field]] = {
@@ -69,3 +70,12 @@ class FlowJob:
     def keys_of(self, unit: str) -> list[dg.AssetKey]:
         """Return the assets of a unit of stages, in wiring order."""
         return [key for key, table in self.tables.items() if table.unit == unit]
+
+    def tasks_of(self, unit: str, selected: AbstractSet[dg.AssetKey]) -> AbstractSet[str] | None:
+        """Return full ids of the tasks of a unit of which an asset is selected; None if all of its assets are."""
+        keys = self.keys_of(unit)
+        return None if set(keys) <= selected else {self.tables[key].task.id for key in keys if key in selected}
+
+    def step_name(self, unit: str) -> str:
+        """Return the name of the op, or graph of ops, that carries out a unit of stages."""
+        return safe(f"{self.plan.flow}__{self.context.instance_name}__{unit}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from pipedag_core.plan.model import PlanTask
 from pipedag_dagster.props import TableProps
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
@@ -92,6 +93,14 @@ class PipedagTranslator:
     def get_automation_condition(self, table: TableProps) -> dg.AutomationCondition[Any] | None:
         """Return when Dagster should materialize the table by itself."""
         return self.automation_condition
+
+    def get_op_tags(self, task: PlanTask) -> Mapping[str, Any]:
+        """Return the tags of a task's op, where each task has one: what its container gets, for instance. They win over `op_tags`."""
+        return {}
+
+    def get_pool(self, task: PlanTask) -> str | None:
+        """Return the pool of a task's op, where each task has one; None for that of all steps."""
+        return None
 
     def get_asset_spec(self, table: TableProps, deps: Iterable[dg.AssetKey | dg.AssetDep]) -> dg.AssetSpec:
         """Return the whole specification, put together from the other methods.

@@ -36,7 +36,9 @@ class Commands(TyperGroup):
             # One broken adapter must not take the help of all others with it.
             logs.LOG.warning("the command %r cannot be loaded: %s", cmd_name, error)
             return None
-        return typer.main.get_command(added) if isinstance(added, typer.Typer) else added
+        command = typer.main.get_command(added) if isinstance(added, typer.Typer) else added
+        command.name = cmd_name  # help lists commands by their own name
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         try:

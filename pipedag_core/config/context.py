@@ -181,8 +181,9 @@ class PipedagConfig:
         """
         strict = self._raw.get("strict_instance_lookup", True)
         if strict and not self._raw and instance not in (None, DEFAULT_INSTANCE):
+            found = f"{self.path} says nothing" if self.path else "there is no pipedag.yaml here or above"
             raise ConfigError(
-                f"There is no instance {instance!r}: there is no pipedag.yaml here or above, so the only instance is {DEFAULT_INSTANCE!r}. "
+                f"There is no instance {instance!r}: {found}, so the only instance is {DEFAULT_INSTANCE!r}. "
                 "Leave the instance out, or describe it in a pipedag.yaml.",
                 instance=instance,
             )

@@ -14,7 +14,7 @@ from pipedag_core.plan.selection import contract
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import Outcome, StageReport, StepReport
 from pipedag_core.run import steps
-from pipedag_core.run.choosing import keep_others_of, point_rest
+from pipedag_core.run.choosing import NOT_CHOSEN, keep_others_of, point_rest
 from pipedag_core.run.given import current_generations, given_by
 from pipedag_core.run.one_process import Units
 from pipedag_core.run.session import Run, Session
@@ -136,6 +136,61 @@ def carry_out_stage(
         _give_back(session, run, plan, stage)
         raise
     return _report(session, run, unit, reports)
+
+
+def open_stage(
+    session: Session, run: Run, flow: Flow, plan: Plan, stage: str, engine: Engine, *, tasks: Iterable[str] | None
+) -> tuple[StepReport, frozenset[str]]:
+    """Open a stage with all that is committed with it, for tasks that are carried out one by one, maybe by other processes.
+
+    Waits for another run that writes the stage. What is not to run points to what is committed.
+
+    Args:
+        session, run, flow, plan, stage, engine: As for `carry_out_stage`.
+        tasks: As for `carry_out_stage`.
+
+    Returns:
+        The report, and the full ids of the tasks that have to be carried out before the commit; none if it failed.
+    """
+    unit = plan.unit(stage)
+    opens = [step for step in plan.steps if step.stage in unit and step.kind is StepKind.OPEN]
+    # As in `execute_part`, what fails stays open, since whoever calls may try again.
+    [report] = _Work(session, run, flow, _part(plan, opens), None).through(opens, engine, fail_fast=False)
+    if not report.outcome.is_good:
+        return report, frozenset()
+    if tasks is None:
+        return report, frozenset(task.id for task in plan.tasks if task.stage in unit)
+    return report, point_rest(session, run, plan, unit, frozenset(tasks))
+
+
+def commit_stage(session: Session, run: Run, flow: Flow, plan: Plan, stage: str, engine: Engine) -> StageReport:
+    """Commit a stage whose tasks were carried out one by one.
+
+    Args:
+        session, run, flow, plan, stage, engine: As for `carry_out_stage`.
+
+    Returns:
+        What became of it, with the reports of all tasks that this run has carried out, in whichever process. What fails stays open. If the stage
+        was given back meanwhile, it is opened again first, with what the run has made of it.
+    """
+    unit = plan.unit(stage)
+    mine = [step for step in plan.steps if step.stage in unit and step.kind in (StepKind.OPEN, StepKind.COMMIT)]
+    own = {row.state for row in session.catalog.generations() if row.run_id == run.id and row.stage in unit}
+    wanted = [step for step in mine if step.kind is StepKind.COMMIT or not own & {"open", "committed"}]
+    reports = _Work(session, run, flow, _part(plan, wanted), None).through(wanted, engine, fail_fast=False)
+    return _report(session, run, unit, [*_carried_out(session, run, unit), *reports])
+
+
+def _carried_out(session: Session, run: Run, unit: Sequence[str]) -> list[StepReport]:
+    """Return the reports of the tasks of a unit that this run has carried out, as its log knows them; the last one of each."""
+    last = {(stage, result.task): result for stage, result in session.catalog.task_log(run.id) if stage in unit}
+    return [
+        StepReport(
+            f"task:{stage}.{task}", Outcome(result.outcome), result.reason, stage, task, tuple(result.entries), result.rows, result.seconds
+        )
+        for (stage, task), result in last.items()
+        if result.reason != NOT_CHOSEN
+    ]
 
 
 @final

@@ -150,8 +150,8 @@ def _level_of_waiting(run: Run, step: str) -> int:
     return logging.WARNING
 
 
-def _flush(session: Session, run: Run) -> None:
-    """Record what waits to be recorded of a stage that will not be committed; what is refused would not have been seen by anybody."""
+def flush(session: Session, run: Run) -> None:
+    """Record what waits to be recorded where nothing is committed with it; what is refused would not have been seen by anybody."""
     try:
         run.catalog(session).flush()
     except PipedagError as error:
@@ -164,7 +164,7 @@ def give_up(session: Session, run: Run, plan: Plan, stage: str) -> None:
     What its tasks gave is kept in generations that count as failed, where the next run finds it.
     """
     unit = plan.unit(stage)
-    _flush(session, run)
+    flush(session, run)
     numbers = _numbers(session, run, unit) if _shows(session) else {}
     session.catalog.give_up(run.id, unit)
     run.catalog(session).leave(unit)
@@ -343,7 +343,7 @@ def _open_generation(session: Session, run: Run, stage: str) -> GenerationKey | 
 def _finish(session: Session, run: Run, plan: Plan, step: Step, state: str | None) -> StepReport:
     state = state or _state(session, run, plan)
     session.tell(PointReached(run.id, "before_finish"))
-    _flush(session, run)
+    flush(session, run)
     left = [row for row in session.catalog.generations() if row.run_id == run.id and row.state == "open"] if _shows(session) else []
     session.catalog.finish_run(run.id, state)
     run.open.clear()

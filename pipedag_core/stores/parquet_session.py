@@ -303,7 +303,7 @@ class ParquetSession:
 
         path = self._layout.path(location)
         reader = parquet_files.batches(stream, where)
-        parquet_files.check_names(reader.schema.names, where)
+        table_options.check_names(reader.schema.names, where)
         table_options.check_columns(target.options, reader.schema.names, where)
         if target.options.type_map:
             engine, connection = _engine_module(), self._connection()
@@ -362,11 +362,11 @@ class ParquetSession:
             self._engine().release(spare, as_it_was=True)
 
     def _casts(self, connection: Any, text: str, target: Target, where: str) -> list[tuple[str, str]]:
-        from pipedag_core.stores import parquet_files, table_options
+        from pipedag_core.stores import table_options
 
         engine = _engine_module()
         columns = engine.columns_of(connection, text, where)
-        parquet_files.check_names([name for name, _ in columns], where)
+        table_options.check_names([name for name, _ in columns], where)
         table_options.check_columns(target.options, [name for name, _ in columns], where)
         for kind in target.options.type_map.values():
             engine.arrow_type(connection, kind, where)
@@ -377,7 +377,7 @@ class ParquetSession:
 
         path = self._layout.path(location)
         found = parquet_files.facts(path, where, nulls=table_options.names_filled_columns(target.options))
-        parquet_files.check_names(found.schema.names, where)
+        table_options.check_names(found.schema.names, where)
         parquet_files.check_types(found.arrow, where)
         table_options.check_columns(target.options, found.schema.names, where)
         self._check_rows(path, found, target.options, where, connection)

@@ -112,7 +112,10 @@ class SqlSession:
         """Turn a query or a script into what is hashed, what is run and what is shown; see `pipedag_core.stores.sqltext`."""
         from pipedag_core.stores import sqltext, viewsql
 
-        return sqltext.prepare(sql, placeholders, stages, lambda table: viewsql.source_text(table, self._named), self._dialect.syntax)
+        schemas = self._names.schemas(stages)
+        return sqltext.prepare(
+            sql, placeholders, stages, lambda table: viewsql.source_text(table, self._named), self._dialect.syntax, schemas
+        )
 
     def hash_rows(self, data: TableData) -> str | None:
         """Return the content hash of rows in memory, as `write` finds it; None for all else."""
@@ -152,10 +155,10 @@ class SqlSession:
             return _written(made, self._link.content_hash(made) if target.hash_content else None)
         if data.stream is None:
             raise UnsupportedByStore(f"{where}: this store takes rows as batches, and a file was handed over.")
-        from pipedag_core.stores import parquet_files
+        from pipedag_core.stores import parquet_files, table_options
 
         reader = parquet_files.batches(data.stream(), where)
-        parquet_files.check_names(reader.schema.names, where)
+        table_options.check_names(reader.schema.names, where)
         for name in reader.schema.names:
             self._check_length(name, where)
         hasher = parquet_files.hasher_for(reader.schema) if target.hash_content else None

@@ -9,7 +9,7 @@ from pipedag_core import Flow, Stage, execute, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import PlanMismatch, RunError
 from pipedag_core.ports.events import Outcome
-from pipedag_core.runner import execute_stage, finish_run
+from pipedag_core.runner import commit_stage, execute_stage, finish_run, open_stage
 
 STEP = 2
 
@@ -190,3 +190,45 @@ def test_a_plan_of_another_wiring_is_refused(flow, world, config):
         pass
     with pytest.raises(PlanMismatch, match="another wiring"):
         execute_stage(flow.plan(), "source", run_id="r", flow=other, config=config)
+
+
+def test_tasks_between_the_opening_and_the_commit_of_a_stage_are_anybodys(flow, world, config, tables_of):
+    flow.run(config=config)
+    plan = flow.plan()
+    world.update(start=10, calls=[])
+    given = {"run_id": "r", "flow": flow, "config": config}
+    opened, wanted = open_stage(plan, "marts", tasks=["marts.summed"], **given)
+    assert opened.outcome is Outcome.OPENED
+    assert wanted == {"marts.summed"}
+    # A stage is committed whole.
+    [failure] = commit_stage(plan, "marts", **given).failures
+    assert "its tasks summed have no result" in str(failure.error)
+    assert execute(plan, "task:marts.summed", **given).outcome is Outcome.RAN
+    report = commit_stage(plan, "marts", **given)
+    assert (report.is_committed, report.changed) == (True, False)
+    assert world["calls"] == ["summed"]
+    assert [(item.step, item.outcome) for item in report.reports] == [
+        ("task:marts.summed", Outcome.RAN),
+        ("commit:marts", Outcome.UNCHANGED),
+    ]
+    assert set(report.results) == {"marts.doubled", "marts.summed", "inner.beside"}
+    # Asked again, it says the same.
+    assert commit_stage(plan, "marts", **given).generations == report.generations
+    assert finish_run(plan, run_id="r", state="succeeded", config=config).reason == "succeeded"
+    assert leases(config) == []
+
+
+def test_a_stage_that_was_given_back_is_committed_with_what_the_run_has_made_of_it(flow, world, config, tables_of):
+    plan = flow.plan()
+    given = {"run_id": "r", "flow": flow, "config": config}
+    execute_stage(plan, "source", **given)
+    _, wanted = open_stage(plan, "marts", **given)
+    for task in ("marts.doubled", "marts.summed", "inner.beside"):
+        assert task in wanted
+        assert execute(plan, f"task:{task}", **given).outcome is Outcome.RAN
+    execute(plan, "close:marts", **given)
+    assert leases(config) == []
+    report = commit_stage(plan, "marts", **given)
+    assert report.is_committed
+    assert world["calls"] == ["raw", "doubled", "summed", "beside"]
+    assert tables_of(config)["marts"]["summed"].to_dicts() == [{"x": 2}]

@@ -197,13 +197,11 @@ class DuckdbLink:
     # --- steps --------------------------------------------------------------------------------------------------------------------
 
     def _filled(self, connection: Any, order: Order, place: Place, query: str, readable: str) -> Made:
-        from pipedag_core.stores import parquet_files
-
         casts: list[tuple[str, str]] = []
         try:
             columns = engine.columns_of(connection, query, order.where)
             names = [name for name, _ in columns]
-            parquet_files.check_names(names, order.where)
+            table_options.check_names(names, order.where)
             table_options.check_columns(order.options, names, order.where)
             for kind in order.options.type_map.values():
                 engine.arrow_type(connection, kind, order.where)

@@ -19,7 +19,7 @@ from pipedag_core.stores.dialects import postgres_tables as tables
 from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder, TableIsGone
 from pipedag_core.stores.dialects.postgres_errors import translate, translate_arrow
 from pipedag_core.stores.sql_names import Place
-from pipedag_core.stores.table_options import check_columns, filled_columns, with_nullability
+from pipedag_core.stores.table_options import check_columns, check_names, filled_columns, with_nullability
 
 if TYPE_CHECKING:
     from pipedag_core.stores.dialects.postgres import PostgresDialect
@@ -157,23 +157,28 @@ class PostgresLink:
         places = iter(order.places)
         first = next(places)
 
-        def make(connection: Any, claimed: Any) -> Made:
-            run = _rows_of(connection)
-            place = first if claimed.fetchone()[0] else tables.claim(run, places, order.where)
-            text = self._cast(run, order, query) if order.options.type_map else query
+        def statements(place: Place, text: str) -> str:
             # The line end keeps a comment at the query's end from swallowing what follows. All at once is one way to the server and back.
-            statements = [
+            parts = [
                 f"{tables.create(place, details)}{tables.tablespace(details)} AS {text}\n",
-                tables.asking_columns(place),
+                tables.looking_at(place),
                 tables.table_comment(place, order),
                 "COMMIT" if is_plain else "",
             ]
-            made = connection.execute(";".join(filter(None, statements)), prepare=False)
+            return ";".join(filter(None, parts))
+
+        def make(connection: Any, answer: Any, is_made: bool) -> Made:
+            run = _rows_of(connection)
+            if is_made:
+                place, made = first, answer
+            else:
+                place = first if answer.fetchone()[0] else tables.claim(run, places, order.where)
+                text = self._cast(run, order, query) if order.options.type_map else query
+                made = connection.execute(statements(place, text), prepare=False)
             rows = made.rowcount
             made.nextset()
-            columns = tables.columns_from(made.fetchall())
             try:
-                return finished(run, place, columns, rows)
+                return finished(run, place, tables.columns_of_answer(run, place, made), rows)
             except BaseException:
                 if is_plain:
                     with suppress(psycopg.Error):
@@ -184,11 +189,13 @@ class PostgresLink:
             names = [column.name for column in columns]
             if not names:
                 raise MaterializationError(f"{order.where} has no columns. Return a query with at least one.\n{readable}", query=readable)
+            check_names(names, order.where)
             check_columns(order.options, names, order.where)
             tables.finish(run, place, order, names, rows)
             return Made(place, with_nullability(tables.schema_of(run, place, columns), order.options), rows)
 
-        return self._transact(make, order.where, readable, order.schema, tables.claiming(first))
+        at_once = "" if order.options.type_map else f"{tables.claiming_or_failing(first)};{statements(first, query)}"
+        return self._transact(make, order.where, readable, order.schema, tables.claiming(first), at_once)
 
     def _cast(self, run: tables.Run, order: Order, query: str) -> str:
         run(f"CREATE TEMPORARY VIEW pipedag_columns AS {query}\n")
@@ -292,14 +299,29 @@ class PostgresLink:
             schema: Made before, if it is not there.
             begin: A statement that is run first in the transaction.
         """
-        return self._transact(lambda connection, _: action(connection), where, readable, schema, begin, named_before=True)
+        return self._transact(lambda connection, *_: action(connection), where, readable, schema, begin, named_before=True)
 
     def _transact(
-        self, action: Callable[[Any, Any], T], where: str, readable: str, schema: str, first: str, *, named_before: bool = False
+        self,
+        action: Callable[[Any, Any, bool], T],
+        where: str,
+        readable: str,
+        schema: str,
+        first: str,
+        at_once: str = "",
+        *,
+        named_before: bool = False,
     ) -> T:
-        """Carry out one transaction, as `transact` does; the action gets the rows of the first statement, and may have committed.
+        """Carry out one transaction, as `transact` does.
 
-        `named_before`: Nothing may come before the first statement, such as one that sets the transaction's isolation.
+        Args:
+            action: Gets the connection, the answer to the first statement, and False; or the answers to `at_once` after its first one, and True.
+                It may have committed.
+            where, readable, schema: As for `transact`.
+            first: The first statement, usually `claiming`.
+            at_once: All statements in place of the first one, which is `claiming_or_failing`: sent where the connection is known to be there, since
+                after a loss nobody could say how far they came.
+            named_before: Nothing may come before the first statement, such as one that sets the transaction's isolation.
         """
         self._dialect.ensure_schema(schema)
         number = 0
@@ -309,12 +331,14 @@ class PostgresLink:
             held = self._take()
             connection = held.connection
             begun = False
+            hurries = bool(at_once) and held.is_warm
             try:
-                answer = connection.execute(f"{held.naming(self.label)}BEGIN;{first}", prepare=False)
+                naming = held.naming(self.label)
+                answer = connection.execute(f"{naming}BEGIN;{at_once if hurries else first}", prepare=False)
                 begun, held.label = True, self.label
-                while answer.nextset():
-                    pass
-                result = action(connection, answer)
+                for _ in range(bool(naming) + 1 + hurries):
+                    answer.nextset()
+                result = action(connection, answer, hurries)
                 if connection.info.transaction_status is not TransactionStatus.IDLE:
                     connection.execute("COMMIT")
             except BaseException as error:
@@ -324,7 +348,10 @@ class PostgresLink:
                         connection.rollback()
                 if not isinstance(error, psycopg.Error):
                     raise
-                if connection.closed and not begun and number < _TRIES:
+                if hurries and tables.is_taken(error):
+                    at_once, number = "", number - 1
+                    continue
+                if connection.closed and not begun and not hurries and number < _TRIES:
                     # It was lost while nobody used it, and others with it.
                     self._dialect.database.close()
                     continue

@@ -16,6 +16,7 @@ from typing import Any, Final, final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from psycopg.postgres import types as builtin_types
 
 from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
@@ -282,6 +283,14 @@ _SQL: Final[dict[str, tuple[Any, str]]] = {
     "_date": (pa.list_(pa.date32()), "{}"),
     "_timestamp": (pa.list_(pa.timestamp("us")), "{}"),
     "_timestamptz": (pa.list_(pa.timestamp("us", "UTC")), "{}"),
+}
+
+#: The server's number of a type, the same on all servers -> its name in the catalogue, for the types that are known here.
+BY_OID: Final[dict[int, str]] = {
+    number: kind
+    for info in builtin_types
+    for number, kind in ((info.oid, info.name), (info.array_oid, f"_{info.name}"))
+    if kind in _SQL or kind == "numeric"
 }
 
 

@@ -48,3 +48,9 @@ def materialized():
         }
 
     return of
+
+
+@pytest.fixture(params=["stage", "task"])
+def granularity(request):
+    """How much one step does: what Dagster is told must be the same."""
+    return request.param

@@ -42,18 +42,18 @@ def evaluations(result):
     }
 
 
-def test_promises_are_checks_that_committed_tables_have_passed(flow, world, any_store, instance):
+def test_promises_are_checks_that_committed_tables_have_passed(flow, world, any_store, instance, granularity):
     assert flow.run(config=any_store).successful
-    assets = build_assets(flow, config=any_store, learn="default")
+    assets = build_assets(flow, config=any_store, learn="default", granularity=granularity)
     assert {(spec.name, spec.blocking) for asset in assets for spec in asset.check_specs} == {("primary_key", True), ("not_null", True)}
     found = evaluations(dg.materialize(assets, instance=instance))
     assert found["primary_key"] == (True, {"columns": ["id"], "failing_rows": 0})
     assert found["not_null"] == (True, {"columns": ["id", "name"], "failing_rows": 0})
 
 
-def test_a_broken_promise_is_a_failed_check_with_its_count(flow, world, config, instance):
+def test_a_broken_promise_is_a_failed_check_with_its_count(flow, world, config, instance, granularity):
     assert flow.run(config=config).successful
-    assets = build_assets(flow, config=config, learn="default")
+    assets = build_assets(flow, config=config, learn="default", granularity=granularity)
     world["name"] = ["a", None]
     result = dg.materialize(assets, instance=instance, raise_on_error=False)
     assert not result.success
@@ -63,9 +63,9 @@ def test_a_broken_promise_is_a_failed_check_with_its_count(flow, world, config, 
     assert evaluations(result) == {"primary_key": (False, {"failing_keys": 1})}
 
 
-def test_checks_may_be_left_out(flow, world, config, instance):
+def test_checks_may_be_left_out(flow, world, config, instance, granularity):
     assert flow.run(config=config).successful
-    assets = build_assets(flow, config=config, learn="default")
+    assets = build_assets(flow, config=config, learn="default", granularity=granularity)
     result = dg.materialize(assets, instance=instance, selection=dg.AssetSelection.all() - dg.AssetSelection.all_asset_checks())
     assert result.success
     assert evaluations(result) == {}
@@ -96,9 +96,9 @@ def test_a_contract_is_a_check_before_anything_has_run(priced, any_store, instan
     assert sorted(spec.name for spec in taught[0].check_specs) == ["contract", "not_null", "primary_key"]
 
 
-def test_a_broken_contract_says_which_rules_how_many_rows_break(priced, world, config, instance):
+def test_a_broken_contract_says_which_rules_how_many_rows_break(priced, world, config, instance, granularity):
     world["price"] = [-1.0, None]
-    result = dg.materialize(build_assets(priced, config=config), instance=instance, raise_on_error=False)
+    result = dg.materialize(build_assets(priced, config=config, granularity=granularity), instance=instance, raise_on_error=False)
     assert not result.success
     counts = {"rows that break price|min": 1, "rows that break price|nullability": 1}
     assert evaluations(result) == {"contract": (False, {"contract": "Prices", "failing_rows": 1, **counts})}

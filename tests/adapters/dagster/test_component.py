@@ -32,6 +32,7 @@ def test_a_flow_in_yaml_is_loaded_from_its_kept_plan(sandbox, instance):
         "key_prefix": ["lake"],
         "owners": {"raw": ["team:data"]},
         "schedules": {"features": "0 4 * * *"},
+        "granularity": {"features": "task"},
     }
     yaml = {"type": "pipedag_dagster.PipedagFlowComponent", "attributes": attributes}
     path = sandbox.scaffold_component(component_cls=PipedagFlowComponent, defs_yaml_contents=yaml)
@@ -46,6 +47,8 @@ def test_a_flow_in_yaml_is_loaded_from_its_kept_plan(sandbox, instance):
         assert "small_pipe" not in sys.modules
         result = defs.resolve_job_def("small_mini").execute_in_process(instance=instance)
         assert len(result.get_asset_materialization_events()) == 2
+        steps = [event.step_key for event in result.all_events if event.is_step_success]
+        assert steps == ["small__mini__raw", *(f"small__mini__features.{name}" for name in ("open", "task_doubled", "commit"))]
     assert (sandbox.project_root / "conf" / ".pipedag" / "mini" / "catalog.sqlite").is_file()
     sys.modules.pop("small_pipe", None)
 

@@ -181,6 +181,79 @@ def test_tables_keep_their_keys_until_names_are_learned(config):
     assert [dep.asset_key.to_user_string() for dep in specs(learned)[2].deps] == ["first/pair_0_b"]
 
 
+def ops_of(assets):
+    """Return name of an op -> its definition, of a stage that is a graph of ops."""
+    graph = assets.node_def
+    return {alias: graph.node_named(alias).definition for alias in (node.name for node in graph.nodes)}
+
+
+def test_a_stage_may_have_an_op_for_each_task(config):
+    @materialize(version="1")
+    def type() -> pl.DataFrame:
+        """Return what is there."""
+        return pl.DataFrame({"x": [1]})
+
+    @materialize(version="1", input_type=pl.DataFrame, group_node_tag="heavy")
+    def fit(table) -> pl.DataFrame:
+        return table
+
+    @materialize(version="1", input_type=pl.DataFrame, group_node_tag="heavy")
+    def ner_fit(table) -> pl.DataFrame:
+        return table
+
+    with Flow("spread") as flow:
+        with Stage("raw"):
+            table = type()
+        with Stage("models"):
+            fit(table)
+            with Stage("in"):
+                ner_fit(table)
+            with Stage("in_ner"):
+                fit(table)
+
+    class Heavy(PipedagTranslator):
+        def get_op_tags(self, task):
+            return {"dagster-k8s/config": {"container_config": {"resources": {"limits": {"cpu": "8"}}}}} if task.tag == "heavy" else {}
+
+        def get_pool(self, task):
+            return "big" if task.tag == "heavy" else None
+
+    options = {"op_tags": {"team": "data"}, "pool": "usual", "retry_policy": dg.RetryPolicy(max_retries=1)}
+    [raw, models] = build_assets(flow, config=config, translator=Heavy(), granularity="task", **options)
+    assert sorted(ops_of(raw)) == ["commit", "open", "task_type"]
+    ops = ops_of(models)
+    assert sorted(ops) == ["commit", "open", "task_fit", "task_in_ner_fit", "task_in_ner_fit_2"]
+    assert ops_of(raw)["task_type"].description == "Return what is there."
+    assert {name: op.pool for name, op in ops.items()} == {name: "big" if name.startswith("task_") else "usual" for name in ops}
+    assert all(op.retry_policy.max_retries == 1 and op.tags["team"] == "data" for op in ops.values())
+    assert all(("dagster-k8s/config" in op.tags) == name.startswith("task_") for name, op in ops.items())
+    whole = build_assets(flow, config=config, translator=Heavy())
+    assert {key: spec.deps for asset in (raw, models) for key, spec in asset.specs_by_key.items()} == {
+        key: spec.deps for asset in whole for key, spec in asset.specs_by_key.items()
+    }
+
+
+def test_stages_may_be_chosen_to_have_an_op_for_each_task(config):
+    @materialize(version="1")
+    def one() -> pl.DataFrame:
+        return pl.DataFrame({"x": [1]})
+
+    with Flow("mixed") as flow:
+        with Stage("light"):
+            one()
+        with Stage("heavy"), Stage("inner"):
+            one()
+
+    light, heavy = build_assets(flow, config=config, granularity={"inner": "task"})
+    assert (type(light.node_def), type(heavy.node_def)) == (dg.OpDefinition, dg.GraphDefinition)
+    with pytest.raises(ConfigError, match=r"no stage 'hevy' to choose a granularity for\. Did you mean 'heavy'"):
+        build_assets(flow, config=config, granularity={"hevy": "task"})
+    with pytest.raises(ConfigError, match=r"no granularity 'tasks' for the steps of flow 'mixed'\. There are: 'stage', 'task'"):
+        build_assets(flow, config=config, granularity="tasks")
+    with pytest.raises(ConfigError, match=r"'heavy' and 'inner' .* are committed together.*Name stage 'heavy' only"):
+        build_assets(flow, config=config, granularity={"heavy": "stage", "inner": "task"})
+
+
 def test_two_tables_that_want_one_key_are_both_named(config):
     @materialize(outputs=["mine"], version="1")
     def theirs():

@@ -66,10 +66,16 @@ def flow(world):
 ALL = ["raw/orders", "marts/doubled", "models/totals", "models/model", "reports/report", "apart/alone"]
 
 
-def run(flow, config, instance, *keys, **options):
-    assets = build_assets(flow, config=config)
-    selection = dg.AssetSelection.assets(*[dg.AssetKey(key.split("/")) for key in keys]) if keys else None
-    return dg.materialize(assets, instance=instance, selection=selection, raise_on_error=False, **options)
+@pytest.fixture
+def run(granularity):
+    """Materializes a flow, or some of its assets."""
+
+    def of(flow, config, instance, *keys, **options):
+        assets = build_assets(flow, config=config, granularity=granularity)
+        selection = dg.AssetSelection.assets(*[dg.AssetKey(key.split("/")) for key in keys]) if keys else None
+        return dg.materialize(assets, instance=instance, selection=selection, raise_on_error=False, **options)
+
+    return of
 
 
 def visible(config, stage, table):
@@ -86,7 +92,7 @@ def catalog_of(config):
         return session.catalog.runs(20), session.catalog.leases()
 
 
-def test_every_table_is_an_asset_that_its_stage_materializes(flow, world, any_store, instance, materialized):
+def test_every_table_is_an_asset_that_its_stage_materializes(run, flow, world, any_store, instance, materialized):
     result = run(flow, any_store, instance)
     assert result.success
     found = materialized(result)
@@ -109,7 +115,7 @@ def test_every_table_is_an_asset_that_its_stage_materializes(flow, world, any_st
     assert instance.get_run_by_id(result.run_id).tags["pipedag/run_id"] == ours.info.run_id
 
 
-def test_what_is_valid_keeps_its_data_version(flow, world, any_store, instance, materialized):
+def test_what_is_valid_keeps_its_data_version(run, flow, world, any_store, instance, materialized):
     first = materialized(run(flow, any_store, instance))
     world["calls"].clear()
     second = materialized(run(flow, any_store, instance))
@@ -132,7 +138,7 @@ def stale(assets, instance):
     return sorted(key.to_user_string() for key in keys if resolver.get_status(key) is not StaleStatus.FRESH)
 
 
-def test_dagster_calls_stale_what_would_run_again(flow, world, config, instance):
+def test_dagster_calls_stale_what_would_run_again(run, flow, world, config, instance):
     assets = build_assets(flow, config=config)
     assert len(stale(assets, instance)) == len(ALL)
     run(flow, config, instance)
@@ -149,7 +155,7 @@ def test_dagster_calls_stale_what_would_run_again(flow, world, config, instance)
     assert stale(assets, instance) == ["reports/report"]
 
 
-def test_a_selected_table_runs_with_its_dependents_in_the_stage(flow, world, any_store, instance, materialized):
+def test_a_selected_table_runs_with_its_dependents_in_the_stage(run, flow, world, any_store, instance, materialized):
     run(flow, any_store, instance)
     world.update(orders=[5], calls=[])
     result = run(flow, any_store, instance, "raw/orders", "models/model")
@@ -165,7 +171,7 @@ def test_a_selected_table_runs_with_its_dependents_in_the_stage(flow, world, any
     assert visible(any_store, "models", "totals") == [[5, 10]]
 
 
-def test_after_a_failing_task_its_stage_keeps_the_old_tables_and_others_commit(flow, world, any_store, instance, materialized):
+def test_after_a_failing_task_its_stage_keeps_the_old_tables_and_others_commit(run, flow, world, any_store, instance, materialized):
     run(flow, any_store, instance)
     world.update(orders=[9], fail=True)
     result = run(flow, any_store, instance)
@@ -179,7 +185,7 @@ def test_after_a_failing_task_its_stage_keeps_the_old_tables_and_others_commit(f
     assert (runs[0].state, leases) == ("failed", [])
 
 
-def test_everything_runs_when_the_launch_says_so(flow, world, config, instance):
+def test_everything_runs_when_the_launch_says_so(run, flow, world, config, instance):
     run(flow, config, instance)
     world["calls"].clear()
     forced = {"config": {"cache_validation_mode": "force_cache_invalid"}}
@@ -189,15 +195,15 @@ def test_everything_runs_when_the_launch_says_so(flow, world, config, instance):
     assert sorted(world["calls"]) == ["alone", "fit", "orders", "report"]
 
 
-def test_a_mode_that_does_not_exist_is_refused_and_not_tried_again(flow, world, config, instance):
+def test_a_mode_that_does_not_exist_is_refused_and_not_tried_again(flow, config, instance, granularity):
     wrong = {"ops": {f"shop__default__{stage}": {"config": {"cache_validation_mode": "nonsense"}} for stage in ("raw",)}}
-    assets = build_assets(flow, config=config, retry_policy=dg.RetryPolicy(max_retries=3))
+    assets = build_assets(flow, config=config, retry_policy=dg.RetryPolicy(max_retries=3), granularity=granularity)
     result = dg.materialize(assets, instance=instance, selection=["raw/orders"], run_config=wrong, raise_on_error=False)
     assert not result.success
     assert not [event for event in result.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
 
 
-def test_a_failing_step_is_tried_again_as_its_policy_says(flow, world, config, instance):
+def test_a_failing_step_is_tried_again_as_its_policy_says(config, instance, granularity):
     tries = []
 
     @materialize()
@@ -209,12 +215,12 @@ def test_a_failing_step_is_tried_again_as_its_policy_says(flow, world, config, i
 
     with Flow("moods") as other, Stage("only"):
         moody()
-    assets = build_assets(other, config=config, retry_policy=dg.RetryPolicy(max_retries=2))
+    assets = build_assets(other, config=config, retry_policy=dg.RetryPolicy(max_retries=2), granularity=granularity)
     result = dg.materialize(assets, instance=instance)
     assert result.success
     assert len(tries) == 3
     [ours], leases = catalog_of(config)
-    assert (ours.state, leases) == ("succeeded", [])
+    assert (ours.state, ours.attempt, leases) == ("succeeded", 1, [])
 
 
 def test_the_first_rows_are_shown_if_wanted(flow, world, any_store, instance, materialized):
@@ -222,7 +228,7 @@ def test_the_first_rows_are_shown_if_wanted(flow, world, any_store, instance, ma
     assert materialized(result)["raw/orders"].metadata["preview"].value.splitlines()[:3] == ["| amount |", "| --- |", "| 1 |"]
 
 
-def test_a_table_that_the_plan_does_not_know_is_told_as_well(config, instance, materialized):
+def test_a_table_that_the_plan_does_not_know_is_told_as_well(config, instance, materialized, granularity):
     names = ["a", "b"]
 
     @materialize(outputs=None)
@@ -232,7 +238,7 @@ def test_a_table_that_the_plan_does_not_know_is_told_as_well(config, instance, m
     with Flow("names") as flow, Stage("only"):
         several()
     assert sorted(materialized(dg.materialize(build_assets(flow, config=config), instance=instance))) == ["only/several"]
-    learned = build_assets(flow, config=config, learn="default")
+    learned = build_assets(flow, config=config, learn="default", granularity=granularity)
     assert [spec.key.to_user_string() for spec in learned[0].specs] == ["only/several_a", "only/several_b"]
     names[:] = ["b", "c"]
     result = dg.materialize(learned, instance=instance)
@@ -267,7 +273,7 @@ def test_columns_of_queries_in_text_are_traced_to_other_stages(any_store, instan
     assert lineage["Amount"] == [dg.TableColumnDep(key, "Amount")]
 
 
-def test_tables_of_others_are_external_assets(tmp_path, instance):
+def test_tables_of_others_are_external_assets(tmp_path, instance, granularity):
     (tmp_path / "theirs").mkdir()
     pl.DataFrame({"x": [1, 2]}).write_parquet(tmp_path / "theirs" / "prices.parquet")
     store = {
@@ -282,7 +288,7 @@ def test_tables_of_others_are_external_assets(tmp_path, instance):
 
     with Flow("reader") as flow, Stage("marts"):
         summed(ExternalTableReference("prices", "theirs"))
-    definitions = build_definitions(flow, config=config)
+    definitions = build_definitions(flow, config=config, granularity=granularity)
     graph = definitions.resolve_asset_graph()
     assert graph.external_asset_keys == {dg.AssetKey(["theirs", "prices"])}
     assert graph.get(dg.AssetKey(["marts", "summed"])).parent_keys == {dg.AssetKey(["theirs", "prices"])}

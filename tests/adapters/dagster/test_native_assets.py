@@ -36,13 +36,13 @@ def flow():
     return made
 
 
-def test_native_assets_live_in_the_store_beside_the_flow(flow, file, instance):
+def test_native_assets_live_in_the_store_beside_the_flow(flow, file, instance, granularity):
     resources = {
         "io_manager": PipedagIOManager(config_file=file, instance="full"),
         "pipedag": PipedagResource(config_file=file, instance="full"),
     }
     assets = [
-        *build_assets(flow, "full", config=file),
+        *build_assets(flow, "full", config=file, granularity=granularity),
         native_assets.summary,
         native_assets.model,
         native_assets.scored,
