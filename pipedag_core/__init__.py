@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipedag_core.define.task import materialize as materialize
     from pipedag_core.define.values import Blob as Blob
     from pipedag_core.define.values import ExternalTableReference as ExternalTableReference
+    from pipedag_core.define.values import InputSource as InputSource
     from pipedag_core.define.values import RawSql as RawSql
     from pipedag_core.define.values import Schema as Schema
     from pipedag_core.define.values import SortCol as SortCol
@@ -53,6 +54,7 @@ _HOME = {
     "Flow": "define.flow",
     "GroupNode": "define.group",
     "InOutSpecification": "define.inout",
+    "InputSource": "define.values",
     "LazyDict": "define.lazydict",
     "PipedagConfig": "config.context",
     "PipedagError": "errors",
@@ -90,6 +92,7 @@ __all__ = [
     "Flow",
     "GroupNode",
     "InOutSpecification",
+    "InputSource",
     "LazyDict",
     "PipedagConfig",
     "PipedagError",

@@ -14,7 +14,7 @@ from pipedag_core.naming import normalize
 from pipedag_core.ports.catalogs import CommitResult
 from pipedag_core.run import removing, rolling_back, steps
 from pipedag_core.run.doctor import remove_strays
-from pipedag_core.run.removing import Kept
+from pipedag_core.run.removing import Kept, Removed
 from pipedag_core.run.showing import refresh_names
 
 
@@ -57,7 +57,7 @@ def kept(config: PipedagConfig | ConfigContext | None = None, instance: str | No
         return removing.kept(session)
 
 
-def delete_stages(stages: Sequence[str] = (), config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> int:
+def delete_stages(stages: Sequence[str] = (), config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> Removed:
     """Remove stages of an instance for good: their readable names, all of their generations, and the tables and blobs that no other stage points to.
 
     The log of runs stays. A flow that has such a stage makes it anew with its next run.
@@ -65,9 +65,6 @@ def delete_stages(stages: Sequence[str] = (), config: PipedagConfig | ConfigCont
     Args:
         stages: Their names; none for all.
         config, instance: As in `run_flow`.
-
-    Returns:
-        How many tables and blobs went.
 
     Raises:
         ConfigError: There is no such stage.

@@ -40,14 +40,22 @@ def delete_schemas(
         return
     _show(f"this would go from instance {context.instance_name}", chosen)
     _ask("Remove it for good?", yes=yes)
-    gone = housekeeping.delete_stages([item.stage for item in chosen], context)
-    typer.echo(f"{count(len(chosen), 'stage')} removed, with {count(gone, 'table or blob') if gone == 1 else f'{gone:,} tables and blobs'}")
+    done = housekeeping.delete_stages([item.stage for item in chosen], context)
+    objects = count(done.gone, "table or blob") if done.gone == 1 else f"{done.gone:,} tables and blobs"
+    typer.echo(f"{count(len(chosen), 'stage')} removed, with {objects}")
+    if done.left:
+        typer.echo(
+            f"{count(len(done.left), 'table')} of them cannot go yet, since other people's views or queries use them; `pipedag gc` tries again: "
+            f"{', '.join(done.left[:10])}",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def clear_metadata(yes: Yes = False, instance: Instance = None, config: ConfigFile = None, per_user: PerUser = False) -> None:
     """Let the catalog of an instance forget all runs, generations and results, so that the next run makes everything anew.
 
-    Tables are not touched: they can be read under their names until the next run, and `pipedag gc` removes them. Refused while a run is at work.
+    Tables are not touched: they can be read under their names until the next run, or until `pipedag gc`, which removes them. Refused while a run is at work.
     """
     from pipedag_core import housekeeping
     from pipedag_core.config.catalog_place import catalog_place

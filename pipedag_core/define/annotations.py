@@ -13,6 +13,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final, cast, final, get_args, get_origin
 
@@ -26,6 +27,8 @@ _TABLE_TEXT: Final = re.compile(
     r"|(?:duckdb\.)?DuckDBPyRelation|(?:ibis|ir|pdt)\.Table|DataFrame|LazyFrame|RecordBatchReader|TextClause)(?:\[.*\])?"
 )
 
+_NAME: Final = re.compile(r"[^\W\d]\w*")
+
 #: Classes in whose brackets a contract stands.
 _FRAMES: Final = frozenset({"DataFrame", "LazyFrame", "Table"})
 
@@ -33,6 +36,10 @@ _FRAMES: Final = frozenset({"DataFrame", "LazyFrame", "Table"})
 CONTRACT_BASES: Final = frozenset({("dataframely", "Schema"), ("pandera", "DataFrameModel"), ("pydiverse.colspec", "ColSpec")})
 
 _CONTRACT_LIBRARIES: Final = frozenset(name for name, _ in CONTRACT_BASES)
+
+#: Types without anything inside, as they are, and as text.
+_BUILTINS: Final = (str, int, float, bool, bytes, object, Any)
+_BUILTIN: Final = frozenset({"str", "int", "float", "bool", "bytes", "object", "Any", "None"})
 
 #: Calls on the stack that are looked at for the function around a task.
 _DEPTH: Final = 100
@@ -73,6 +80,18 @@ def annotation_of(fn: Callable[..., Any], name: str, scope: Mapping[str, Any] | 
         return raw
 
 
+@lru_cache(maxsize=4096)
+def _says_enough(text: str) -> bool:
+    return "[" not in text and is_table_text(text)
+
+
+def says_enough(annotation: Any) -> bool:
+    """Return whether an annotation, as it is written, needs no look at what its names mean: it holds no contract, and none can be missing."""
+    if isinstance(annotation, str):
+        return annotation in _BUILTIN or _says_enough(annotation)
+    return annotation is None or any(annotation is item for item in _BUILTINS)
+
+
 def is_table_text(text: str) -> bool:
     """Return whether text that cannot be evaluated names a table type, by the name under which its library is commonly imported."""
     return _TABLE_TEXT.fullmatch(text.strip().strip("\"'")) is not None
@@ -100,7 +119,8 @@ def scope_of(fn: Callable[..., Any]) -> dict[str, Any]:
     plain: Any = inspect.unwrap(fn)
     if "<locals>" not in getattr(plain, "__qualname__", ""):
         return {}
-    wanted = {name for raw in plain.__annotations__.values() for text in _texts(raw) for name in re.findall(r"[^\W\d]\w*", text)}
+    texts = [text for raw in plain.__annotations__.values() if not says_enough(raw) for text in _texts(raw)]
+    wanted = {name for text in texts for name in _NAME.findall(text)}
     found: dict[str, Any] = {}
     frame = sys._getframe(1) if wanted else None  # pyright: ignore[reportPrivateUsage] -- the documented way to see one's caller
     for _ in range(_DEPTH):
@@ -122,7 +142,9 @@ def unevaluated(fn: Callable[..., Any], scope: Mapping[str, Any] | None = None) 
         fn, scope: As for `annotation_of`.
     """
     found: dict[str, Unevaluated] = {}
-    for name in getattr(fn, "__annotations__", {}):
+    for name, raw in getattr(fn, "__annotations__", {}).items():
+        if says_enough(raw):
+            continue
         annotation = annotation_of(fn, name, scope)
         problem = next(_problems(annotation, _globals(fn), scope or {}, "", set()), None)
         if problem is not None:

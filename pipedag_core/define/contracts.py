@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pipedag_core.define.annotations import CONTRACT_BASES, UNKNOWN, library
 from pipedag_core.define.shapes import inner
-from pipedag_core.define.values import Table
+from pipedag_core.define.values import InputSource, Table
 from pipedag_core.define.walk import Kind, children, join, kind_of, segment
 
 #: Bases that libraries keep for themselves.
@@ -38,6 +38,9 @@ def contract_in(annotation: Any) -> type | None:
     if origin in (Union, types.UnionType):
         members = [member for member in args if member is not type(None)]
         return contract_in(members[0]) if len(members) == 1 else None
+    if origin is tuple and len(args) == 2 and args[1] is InputSource:
+        # With add_input_source, this is one table.
+        return contract_in(args[0])
     # Containers hold tables, each with a contract of its own; what is in the brackets of a frame is the frame's.
     if args and (origin is Table or (isinstance(origin, type) and origin.__name__ in ("DataFrame", "LazyFrame"))):
         return contract_in(args[0])

@@ -116,14 +116,20 @@ def make_options(fn: Callable[..., Any], name: str | None, given: dict[str, Any]
         raise refuse("version=AUTO_VERSION needs input_type, so that empty inputs can be made. Write for example input_type=pl.LazyFrame.")
     if nout is not None and (not isinstance(nout, int) or isinstance(nout, bool) or nout < 1):
         raise refuse(f"nout must be a whole number of at least 1, not {nout!r}.")
-    for option in ("lazy", "ordering_barrier", "allow_fresh_input", "takes_late"):
+    for option in ("lazy", "add_input_source", "ordering_barrier", "allow_fresh_input", "takes_late"):
         if not isinstance(given[option], bool):
             raise refuse(f"{option} must be True or False, not {given[option]!r}.")
     for option in ("cache", "call_context"):
         if given[option] is not None and not callable(given[option]):
             raise refuse(f"{option} must be a function, not {given[option]!r}.")
-    if given["add_input_source"]:
-        raise refuse("add_input_source is not supported yet. Leave it out, and pass what names the source as an argument.")
+    if given["add_input_source"] and given["input_type"] is None:
+        raise refuse(
+            "add_input_source=True gives what is loaded together with where it is from, so it needs input_type, such as pl.LazyFrame."
+        )
+    if given["add_input_source"] and given.get("versions") is not None:
+        raise refuse(
+            "add_input_source is of no use where two versions are compared: the function gets tables by their names. Leave it out."
+        )
     if given["invocation"] is not None:
         raise refuse("invocation is not supported yet. Leave it out; the task then gets all rows in one call.")
     options: dict[str, Any] = {**given, "outputs": _outputs(given["outputs"], own)}

@@ -350,7 +350,7 @@ def materialize(
         lazy: The task returns queries (or frames) and always runs; its queries are executed only when they, or their inputs, change.
         group_node_tag: Label of a style from the configuration.
         nout: Number of values that it returns, so that a call can be unpacked.
-        add_input_source: Not supported yet.
+        add_input_source: Every table and blob among its arguments comes as a pair: what is loaded, and an `InputSource` that says where it is from.
         ordering_barrier: All that is wired before it in the same container ends before it starts, and all that is wired later starts after it.
         call_context: Called for a context manager that is open while the function runs.
         allow_fresh_input: It may run on fresh input where `ASSERT_NO_FRESH_INPUT` forbids it to others.

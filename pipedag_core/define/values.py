@@ -216,3 +216,32 @@ class Schema:
     def get(self) -> str:
         """Return the name of the schema as the database knows it."""
         return f"{self.prefix}{self.name}{self.suffix}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class InputSource:
+    """What an argument of a task was loaded from, for tasks with `add_input_source=True`.
+
+    It holds what decides on the validity of the task, and nothing else: where rows lie, and of which generation they are, may change without the task
+    running again. Returned as it came, it becomes a pointer to the same stored table.
+
+    Attributes:
+        kind: "table", "view", "external table" or "blob".
+        stage, name: Where it is, and its readable name there; of an external table its schema and name; both "" for a view.
+        primary_key, indexes, type_map, nullable, non_nullable, materialization_details: As they were declared for a table.
+        sources: Of a view, what it selects from.
+        identity: Text that changes when the input counts as changed.
+    """
+
+    kind: str
+    stage: str
+    name: str
+    identity: str
+    primary_key: tuple[str, ...] = ()
+    indexes: tuple[tuple[str, ...], ...] = ()
+    type_map: Mapping[str, str] = field(default_factory=dict[str, str])
+    nullable: tuple[str, ...] | None = None
+    non_nullable: tuple[str, ...] | None = None
+    materialization_details: str | None = None
+    sources: tuple[InputSource, ...] = ()

@@ -70,8 +70,9 @@ def input_stage_versions(
 
     Args:
         fn: The function.
-        name, input_type, version, cache, lazy, group_node_tag, nout, add_input_source, call_context, allow_fresh_input, outputs: As for `materialize`. What
-            decides on its validity are the tables of both versions.
+        name, input_type, version, cache, lazy, group_node_tag, nout, call_context, allow_fresh_input, outputs: As for `materialize`. What decides on its
+            validity are the tables of both versions.
+        add_input_source: Must be left out: the function gets tables by their names.
         ordering_barrier: All that is wired before it in the same container ends before it starts, and all that is wired later starts after it.
         include_views: Without effect: views have no names in a stage.
         lock_source_stages: Keep clean-up of another instance from what is read there, until the task ends. This takes the right to write to its catalog.

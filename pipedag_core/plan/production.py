@@ -157,6 +157,12 @@ def _in_the_way(walk: _Walk, task: Task) -> list[str]:
             f"what it gives out of the output, or give it a role: const or ignore ({trail})."
         )
         return problems
+    if task.options.add_input_source:
+        problems.append(
+            f"{task.full_id} would run in production, but asks where its inputs are stored (add_input_source=True), and nothing is stored there.{hint} "
+            f"Leave add_input_source out, or give the task a role: input, const or ignore ({trail})."
+        )
+        return problems
     if task.options.cache is not None:
         problems.append(
             f"{task.full_id} would run in production, but has a cache function, so it reads from outside.{hint} Give it a role: input or const "

@@ -13,6 +13,7 @@ from pipedag_core.define.evaluate import evaluate
 from pipedag_core.define.late import LateValue
 from pipedag_core.define.stage import Stage
 from pipedag_core.define.task import Task
+from pipedag_core.define.values import InputSource
 from pipedag_core.define.walk import is_plain, iter_leaves, map_leaves, segment
 from pipedag_core.errors import OtherVersionMissing, RunError, UnknownItem, UnsupportedValue
 from pipedag_core.plan.model import Plan
@@ -96,11 +97,13 @@ class TaskInputs:
         parameters: As in `Task.parameters`, with tables, views, blobs and `RawTables` where references stood.
         placeholders: Label -> table or view, for every one among them.
         labels: Path -> label.
+        with_sources: The task is told where its inputs are from (`add_input_source`), so that their names count.
     """
 
     parameters: Mapping[str, Any]
     placeholders: Mapping[str, Placeholder]
     labels: Mapping[str, str]
+    with_sources: bool = False
 
     @property
     def tables(self) -> Sequence[StoredTable]:
@@ -109,7 +112,7 @@ class TaskInputs:
 
     def hashed(self) -> str:
         """Return the arguments as canonical JSON with inputs as their identities."""
-        return codec.dumps(codec.encode(dict(self.parameters), _identity_leaf))
+        return codec.dumps(codec.encode(dict(self.parameters), _source_leaf if self.with_sources else _identity_leaf))
 
     def parts(self) -> dict[str, str]:
         """Return what goes into a fingerprint, part by part, for saying what changed."""
@@ -118,6 +121,8 @@ class TaskInputs:
             for path, leaf in leaves(value, segment(name)):
                 if isinstance(leaf, INPUTS):
                     parts[f"input {path}"] = leaf.identity
+                    if self.with_sources:
+                        parts[f"source of {path}"] = ", ".join(_told(leaf))
                 elif isinstance(leaf, OtherVersionMissing):
                     parts[f"input {path}"] = "missing"
             frame = codec.dumps(codec.encode(value, _frame_leaf))
@@ -134,7 +139,8 @@ def resolve(session: Session, run: Run, plan: Plan, task: Task) -> TaskInputs:
         UnknownItem: A result has no such item.
         MaterializationError: A View selects from something that is no table.
     """
-    return label(arguments(task, upstream_values(session, run, plan, task.upstream, f"Task {task.stage.name}.{task.id}")))
+    values = upstream_values(session, run, plan, task.upstream, f"Task {task.stage.name}.{task.id}")
+    return label(arguments(task, values), with_sources=task.options.add_input_source)
 
 
 def arguments(task: Task, values: Mapping[Task, Any]) -> Mapping[str, Any]:
@@ -239,7 +245,7 @@ def map_inputs(value: Any, function: Callable[[Any, str], Any], path: str) -> An
     return map_leaves(value, leaf, path)
 
 
-def label(parameters: Mapping[str, Any]) -> TaskInputs:
+def label(parameters: Mapping[str, Any], *, with_sources: bool = False) -> TaskInputs:
     """Give every table among the arguments a label that is safe as an SQL identifier and depends on its place alone."""
     placeholders: dict[str, Placeholder] = {}
     labels: dict[str, str] = {}
@@ -255,7 +261,7 @@ def label(parameters: Mapping[str, Any]) -> TaskInputs:
                     text = f"{base}_{count}"
                 placeholders[text] = Placeholder(text, leaf)
                 labels[path] = text
-    return TaskInputs(parameters, placeholders, labels)
+    return TaskInputs(parameters, placeholders, labels, with_sources)
 
 
 def _identity_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
@@ -264,6 +270,47 @@ def _identity_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
     if isinstance(value, RawTables):
         return {"$": "raw", "tables": {name: _identity_leaf(table, path) for name, table in value.items()}}
     return _opaque_leaf(value)
+
+
+def _source_leaf(value: Any, path: str) -> Mapping[str, Any] | None:
+    if isinstance(value, RawTables):
+        return {"$": "raw", "tables": {name: _source_leaf(table, path) for name, table in value.items()}}
+    known = _identity_leaf(value, path)
+    return {**known, "source": _told(value)} if known is not None and isinstance(value, INPUTS) else known
+
+
+def _told(value: Any) -> list[str]:
+    """Return what a task with `add_input_source` is told of an input's place."""
+    return [f"{source.kind} {source.stage}.{source.name}" for source in _flat(source_of(value))]
+
+
+def _flat(source: InputSource) -> Iterator[InputSource]:
+    yield source
+    for inner in source.sources:
+        yield from _flat(inner)
+
+
+def source_of(value: TableSource | StoredBlob) -> InputSource:
+    """Return what a task with `add_input_source` is told of an input."""
+    if isinstance(value, StoredView):
+        return InputSource("view", "", "", value.identity, sources=tuple(map(source_of, value.sources)))
+    if isinstance(value, ExternalTable):
+        return InputSource("external table", value.owner, value.name, value.identity)
+    if isinstance(value, StoredBlob):
+        return InputSource("blob", value.stage, value.name, value.identity)
+    options = value.options
+    return InputSource(
+        "table",
+        value.stage,
+        value.name,
+        value.identity,
+        options.primary_key,
+        options.indexes,
+        options.type_map,
+        options.nullable,
+        options.non_nullable,
+        options.materialization_details,
+    )
 
 
 def _frame_leaf(value: Any, path: str) -> Mapping[str, Any] | None:

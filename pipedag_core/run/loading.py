@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
@@ -14,7 +14,7 @@ from pipedag_core.errors import FlowError, PipedagError, StoredDataMissing, Trac
 from pipedag_core.ports.data import ExternalTable, Form, StoredBlob, StoredTable, StoredView, TableSource
 from pipedag_core.ports.hooks import ReadContext, TableHook, TracingHook
 from pipedag_core.ports.stores import Capabilities, StoreSession
-from pipedag_core.run.inputs import Elsewhere, TaskInputs, label, leaves, map_inputs
+from pipedag_core.run.inputs import Elsewhere, TaskInputs, label, leaves, map_inputs, source_of
 from pipedag_core.run.notes import add_note
 from pipedag_core.run.session import Session
 from pipedag_core.run.views import loaded
@@ -68,7 +68,23 @@ def load(session: Session, access: StoreSession, task: Task, inputs: TaskInputs)
             return found
         return contract.check(found, f"Argument {path!r} of task {task.stage.name}.{task.id}")
 
-    return Loaded(inputs, {name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
+    give = _paired(leaf, references) if inputs.with_sources else leaf
+    return Loaded(inputs, {name: map_inputs(value, give, segment(name)) for name, value in inputs.parameters.items()}, references)
+
+
+def _paired(load_leaf: Callable[[Any, str], Any], references: References) -> Callable[[Any, str], Any]:
+    """Return what gives everything that is stored together with where it is from."""
+
+    def leaf(value: Any, path: str) -> Any:
+        found = load_leaf(value, path)
+        if not isinstance(value, (TableSource, StoredBlob)):
+            return found
+        source = source_of(value)
+        if isinstance(value, TableSource):
+            references[id(source)] = (source, value)
+        return found, source
+
+    return leaf
 
 
 def _contracts(task: Task, parameters: Mapping[str, Any]) -> Mapping[str, type]:
@@ -96,7 +112,8 @@ def with_columns(access: StoreSession, task: Task, inputs: TaskInputs) -> TaskIn
     def leaf(value: Any, path: str) -> Any:
         return loaded(value, access, f"{who}, argument {path!r}") if isinstance(value, (StoredView, ExternalTable)) else value
 
-    return label({name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()})
+    parameters = {name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}
+    return label(parameters, with_sources=inputs.with_sources)
 
 
 def read_table(
@@ -193,7 +210,8 @@ def load_empty(session: Session, access: StoreSession, task: Task, inputs: TaskI
         references[id(empty)] = (empty, value)
         return empty
 
-    return Loaded(inputs, {name: map_inputs(value, leaf, segment(name)) for name, value in inputs.parameters.items()}, references)
+    give = _paired(leaf, references) if inputs.with_sources else leaf
+    return Loaded(inputs, {name: map_inputs(value, give, segment(name)) for name, value in inputs.parameters.items()}, references)
 
 
 def _hook_for(session: Session, task: Task, inputs: TaskInputs) -> TableHook | None:

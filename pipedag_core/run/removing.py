@@ -36,6 +36,20 @@ class Kept:
     size: int | None
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What became of stages that were to go.
+
+    Attributes:
+        gone: How many tables and blobs went.
+        left: Places of tables that are in the way of nobody any more but cannot go yet, since other people use them; clean-up tries again.
+    """
+
+    gone: int
+    left: Sequence[str]
+
+
 def kept(session: Session) -> Sequence[Kept]:
     """Return what is kept of each stage, by its name."""
     generations = [row for row in session.catalog.generations() if row.state != "expired"]
@@ -58,7 +72,7 @@ def kept(session: Session) -> Sequence[Kept]:
     return found
 
 
-def delete_stages(session: Session, stages: Sequence[str]) -> int:
+def delete_stages(session: Session, stages: Sequence[str]) -> Removed:
     """Remove stages with their readable names, tables and blobs; see `Catalog.forget_stages`.
 
     First they vanish for readers and runs. What comes after that can be broken off: what is left then is known to nobody, and clean-up removes it.
@@ -66,9 +80,6 @@ def delete_stages(session: Session, stages: Sequence[str]) -> int:
     Args:
         session: The instance, opened.
         stages: Their normalised names.
-
-    Returns:
-        How many tables and blobs went.
 
     Raises:
         LeaseHeld: A run at work uses one of them; nothing was changed.
@@ -89,16 +100,20 @@ def delete_stages(session: Session, stages: Sequence[str]) -> int:
             if item.stage in written and (item.generation or 0) <= written[item.stage] and item.location not in known
         ]
 
-    left = unknown(session.tables.deposits()), unknown(session.blobs.deposits())
-    if left[0]:
-        session.tables.drop(left[0])
-    if left[1]:
-        session.blobs.drop(left[1])
-    return sum(isinstance(item, (StoredTable, StoredBlob)) for item in garbage.objects) + len(left[0]) + len(left[1])
+    tables, blobs = unknown(session.tables.deposits()), unknown(session.blobs.deposits())
+    if tables:
+        session.tables.drop(tables)
+    if blobs:
+        session.blobs.drop(blobs)
+    # The database keeps a table that other people have made something of.
+    left = unknown(session.tables.deposits()) if tables else []
+    stored = [item for item in garbage.objects if isinstance(item, (StoredTable, StoredBlob))]
+    places = {item.location for item in stored} | {*tables, *blobs}
+    return Removed(len(places - {*left}), left)
 
 
 def clear_catalog(session: Session) -> None:
-    """Forget all runs, generations and results; see `Catalog.clear`. Tables stay, with their readable names, until runs or clean-up replace them.
+    """Forget all runs, generations and results; see `Catalog.clear`. Tables stay, with their readable names, until a run or clean-up comes.
 
     Raises:
         LeaseHeld: A run is at work; nothing was changed.

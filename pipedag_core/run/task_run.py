@@ -6,37 +6,27 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, cast, final
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
-from pipedag_core.cache import codec, fingerprint
+from pipedag_core.cache import fingerprint
 from pipedag_core.cache.fingerprint import Fingerprint
 from pipedag_core.cache.modes import CacheValidationMode
-from pipedag_core.define import context
-from pipedag_core.define.context import TaskContext
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
-from pipedag_core.define.values import Table
-from pipedag_core.errors import FreshInput, MaterializationError, StoredDataMissing, TracingRefused, UnsupportedByStore, UnsupportedValue
+from pipedag_core.errors import FreshInput, StoredDataMissing, UnsupportedValue
 from pipedag_core.plan.model import Plan, PlanTask
-from pipedag_core.plan.outputs import beside_path
 from pipedag_core.ports.catalogs import FoundResult, GenerationKey, NewObject, TaskResult
 from pipedag_core.ports.events import Outcome, PointReached, StepReport
-from pipedag_core.ports.hooks import TracingHook
-from pipedag_core.ports.stores import StoreSession
-from pipedag_core.run import late, outputs
-from pipedag_core.run.inputs import INPUTS, TaskInputs, decode_output, leaves, map_inputs, resolve
-from pipedag_core.run.loading import Loaded, load, load_empty
-from pipedag_core.run.lookup import plan_lookup
-from pipedag_core.run.memory import RunMemory
-from pipedag_core.run.midway import Midway, check_options, put_beside
-from pipedag_core.run.notes import add_note
+from pipedag_core.run import outputs
+from pipedag_core.run.calling import call_cache_function, call_task, place_of, trace_task
+from pipedag_core.run.inputs import INPUTS, TaskInputs, decode_output, leaves, resolve
+from pipedag_core.run.job import Job, refuse_fresh_input
+from pipedag_core.run.loading import Loaded
 from pipedag_core.run.pointing import point
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.slots import (
-    Mark,
-    Place,
     Policy,
     Slot,
     collect,
@@ -45,9 +35,7 @@ from pipedag_core.run.slots import (
     missing,
     prepare,
     query_parts,
-    refuse_opaque,
     reuse,
-    table_slot,
 )
 from pipedag_core.run.versions import resolve_versions
 
@@ -55,34 +43,6 @@ log = logging.getLogger(__name__)
 
 #: Times that a task is decided, where clean-up by other runs removes what was found.
 _TRIES = 3
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One execution of one task step: everything that stays the same from its start to its end, and what it got that is to be remembered."""
-
-    session: Session
-    run: Run
-    flow: Flow
-    plan: Plan
-    planned: PlanTask
-    task: Task
-    generation: GenerationKey
-    inputs: TaskInputs
-    started: float
-    computed: Callable[[], None] | None
-    remembered: dict[str, str] = field(default_factory=dict[str, str])
-
-    @property
-    def who(self) -> str:
-        """The task, for messages."""
-        return f"Task {self.planned.id} of flow {self.plan.flow!r}"
-
-    @property
-    def catalog(self) -> RunMemory:
-        """What answers questions and records results."""
-        return self.run.catalog(self.session)
 
 
 def run_task(
@@ -143,12 +103,12 @@ def _decide(job: Job) -> StepReport:
     if kind == "never":
         return _execute(
             job,
-            Policy("never", forced, False, False, _cache_value(job), None),
+            Policy("never", forced, False, False, call_cache_function(job), None),
             job.inputs.parts(),
             _why_forced(job) or "no version, always runs",
         )
-    token = str(task.options.version) if kind == "version" else _trace(job)
-    cache_value = _cache_value(job)
+    token = str(task.options.version) if kind == "version" else trace_task(job)
+    cache_value = call_cache_function(job)
     parts = {
         ("version" if kind == "version" else "expression"): token if kind == "version" else fingerprint.short(token),
         **job.inputs.parts(),
@@ -164,7 +124,7 @@ def _decide(job: Job) -> StepReport:
             report = _take_hit(job, found)
             if report is not None:
                 return report
-            _refuse_fresh_input(job, lazy=False)
+            refuse_fresh_input(job, lazy=False)
         return _execute(job, Policy(kind, forced, False, False, cache_value, found), parts, _why_forced(job) or _why(job, parts))
 
 
@@ -179,7 +139,7 @@ def take_supplied(
     policy = Policy("never", False, False, False, None, None)
     kept: dict[int, tuple[Any, Any]] = {id(leaf): (leaf, leaf) for _, leaf in leaves(value, "") if isinstance(leaf, INPUTS)}
     with session.tables.session(f"{plan.flow}: {planned.id} (supplied)") as access:
-        place = _place(job, access, Loaded(job.inputs, {}, kept))
+        place = place_of(job, access, Loaded(job.inputs, {}, kept))
         marked, slots = collect(place, value)
         prepare(place, slots, policy)
         reuse(place, slots, policy)
@@ -209,39 +169,6 @@ def _why(job: Job, parts: Mapping[str, str]) -> str:
     before = job.catalog.previous(job.planned.stage, job.planned.task)
     reason = fingerprint.explain(before.parts if before is not None else None, parts)
     return reason or "stored result is gone, or has other tables than outputs= declares"
-
-
-def _cache_value(job: Job) -> str | None:
-    """Return the cache function's value as canonical JSON; None without one."""
-    cache = job.task.options.cache
-    if cache is None:
-        return None
-    if job.run.options.disable_cache_function:
-        return codec.dumps({"disabled": fingerprint.nonce()})
-    parameters = {name: map_inputs(value, lambda leaf, _: leaf, name) for name, value in job.inputs.parameters.items()}
-    if not job.task.options.takes_late and late.has_late(job.inputs.parameters):
-        parameters, _ = late.supply(parameters, None)
-    args, kwargs = job.task.bind(parameters)
-
-    def leaf(item: Any, _path: str) -> Mapping[str, Any] | None:
-        return {"$": "input", "identity": item.identity} if isinstance(item, INPUTS) else None
-
-    with _context(job):
-        try:
-            value = map_inputs(cache(*args, **kwargs), lambda item, _: item, "")
-        except BaseException as error:
-            add_note(error, f"in the cache function of task {job.planned.id} of flow {job.plan.flow!r}, run {job.run.id}")
-            raise
-    try:
-        return codec.dumps(codec.encode(value, leaf))
-    except UnsupportedValue as error:
-        raise UnsupportedValue(
-            f"The cache function of task {job.planned.id} (flow {job.plan.flow!r}) returned a value of type {error.__dict__.get('type')}, which cannot be "
-            "compared with that of an earlier run. Return text, numbers, dates or nests of them, such as a date, an ETag, or a file's size and time.",
-            stage=job.planned.stage,
-            task=job.planned.task,
-            path=error.__dict__.get("path", ""),
-        ) from error
 
 
 def _find(job: Job, wanted: Fingerprint) -> FoundResult | None:
@@ -296,26 +223,12 @@ def _by_base(job: Job) -> bool:
     return job.run.options.mode is CacheValidationMode.IGNORE_FRESH_INPUT and job.task.options.cache is not None
 
 
-def _refuse_fresh_input(job: Job, *, lazy: bool) -> None:
-    options = job.task.options
-    if job.run.options.mode is not CacheValidationMode.ASSERT_NO_FRESH_INPUT or options.allow_fresh_input:
-        return
-    if lazy or options.cache is not None:
-        raise FreshInput(
-            f"{job.who} would have to run on fresh input, and cache validation mode ASSERT_NO_FRESH_INPUT forbids it. Run in mode NORMAL to "
-            "take the new input, or declare the task with allow_fresh_input=True.",
-            flow=job.plan.flow,
-            stage=job.planned.stage,
-            task=job.planned.task,
-        )
-
-
 # --- carrying out -------------------------------------------------------------------------------------------------------------------
 
 
 def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) -> StepReport:
     with _removed_on_failure(job) as early, job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
-        place, marked, slots = _outcome(job, access, policy, early)
+        place, marked, slots = call_task(job, access, policy, early)
         prepare(place, slots, policy)
         reuse(place, slots, policy)
         _tell_computed(job, slots)
@@ -327,10 +240,10 @@ def _execute(job: Job, policy: Policy, parts: Mapping[str, str], reason: str) ->
 
 
 def _run_lazy(job: Job, forced: bool) -> StepReport:
-    cache_value = _cache_value(job)
+    cache_value = call_cache_function(job)
     policy = Policy("lazy", forced, not forced, _by_base(job), cache_value, None)
     with _removed_on_failure(job) as early, job.session.tables.session(f"{job.plan.flow}: {job.planned.id}") as access:
-        place, marked, slots = _outcome(job, access, policy, early)
+        place, marked, slots = call_task(job, access, policy, early)
         prepare(place, slots, policy)
         parts = {**query_parts(slots, place.inputs), **job.inputs.parts()}
         if job.task.options.version is not None:
@@ -361,7 +274,7 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
             reuse(place, slots, policy)
             left = [slot for slot in slots if slot.stored is None]
             if any(slot.key is not None for slot in left):
-                _refuse_fresh_input(job, lazy=True)
+                refuse_fresh_input(job, lazy=True)
             _tell_computed(job, slots)
             output = outputs.write(place, marked, slots, job.generation.number, policy)
             output.new += early
@@ -372,7 +285,7 @@ def _run_lazy(job: Job, forced: bool) -> StepReport:
                 outcome, reason = Outcome.CACHED, "cache valid"
             else:
                 try:
-                    _refuse_fresh_input(job, lazy=True)
+                    refuse_fresh_input(job, lazy=True)
                 except FreshInput:
                     outputs.discard(job.session, [item.stored for item in output.new])
                     raise
@@ -403,58 +316,6 @@ def _script_token(marked: Any, slots: Sequence[Slot]) -> str | None:
     return marked_text(marked, lambda mark: {"$": "stored", "key": known[mark.index], "declared": slots[mark.index].declared})
 
 
-def _trace(job: Job) -> str:
-    """Return what an AUTO_VERSION task would do, as canonical text."""
-    with job.session.tables.session(f"{job.plan.flow}: {job.planned.id} (tracing)") as access:
-        loaded = load_empty(job.session, access, job.task, job.inputs)
-        if not job.task.options.takes_late and late.has_late(job.inputs.parameters):
-            loaded = replace(loaded, parameters=late.supply(loaded.parameters, None)[0])
-        place = _place(job, access, loaded)
-        midway: list[Table[Any]] = []
-
-        def note(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
-            check_options(job.who, config_context, schema)
-            midway.append(table)
-            return (table.obj,) * len(cast("Sequence[Any]", return_as_type)) if isinstance(return_as_type, (tuple, list)) else table.obj
-
-        try:
-            value = _call(job, loaded, note)
-        except BaseException as error:
-            add_note(error, f"while AUTO_VERSION called task {job.planned.id} on empty inputs to see what it would do")
-            raise
-        more = [table_slot(place, table, beside_path(number)) for number, table in enumerate(midway)]
-        marked, slots = put_beside(*collect(place, value), more)
-        refuse_opaque(place, slots)
-        if not slots:
-            raise TracingRefused(
-                f"{job.who} has version=AUTO_VERSION but returned no table, so there is no expression to make a version of. "
-                "Give it a version such as version='1.0'.",
-                stage=job.planned.stage,
-                task=job.planned.task,
-            )
-
-        def leaf(item: Mark) -> Mapping[str, Any]:
-            slot = slots[item.index]
-            options = [slot.declared, fingerprint.options_text(slot.options)]
-            if slot.stored is not None:
-                return {"$": "input", "identity": slot.stored.identity, "options": options}
-            if not isinstance(slot.hook, TracingHook):
-                raise TracingRefused(
-                    f"{job.who} has version=AUTO_VERSION and returned a {type(slot.obj).__name__} at {slot.path or 'the top'}, which cannot be seen into. "
-                    "Return a lazy frame or a DuckDB relation, or give the task a version such as version='1.0'.",
-                    stage=job.planned.stage,
-                    task=job.planned.task,
-                )
-            return {"$": "trace", "text": slot.hook.trace(slot.obj), "options": options}
-
-        return marked_text(marked, leaf)
-
-
-def _place(job: Job, access: StoreSession, loaded: Loaded) -> Place:
-    stages = plan_lookup(job.run, job.plan).stages
-    return Place(job.session, access, job.run, job.task, job.planned.stage, job.planned.position, stages, loaded.inputs, loaded.references)
-
-
 class _removed_on_failure:  # noqa: N801 -- a context manager reads as a verb
     """Gives a list of what is written; it is removed if the block fails, after all that it has opened is closed."""
 
@@ -469,83 +330,6 @@ class _removed_on_failure:  # noqa: N801 -- a context manager reads as a verb
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             outputs.discard(self._session, [item.stored for item in self._written])
-
-
-def _outcome(
-    job: Job, access: StoreSession, policy: Policy, early: list[NewObject], *, writes: bool = True
-) -> tuple[Place, Any, list[Slot]]:
-    """Load the arguments and call the function. The arguments are let go of before anything of its output is written.
-
-    `early`: gets what the function writes itself, by `Table.materialize()`.
-    """
-    loaded = load(job.session, access, job.task, job.inputs)
-    if not job.task.options.takes_late and late.has_late(job.inputs.parameters):
-        parameters, made = late.supply(loaded.parameters, _task_context(job))
-        job.remembered.update(made)
-        loaded = replace(loaded, parameters=parameters)
-
-    def before_query() -> None:
-        if policy.kind == "lazy" and policy.lookup:
-            _refuse_fresh_input(job, lazy=True)
-
-    midway = Midway(_place(job, access, loaded), job.generation.number, policy, early, before_query, writes=writes)
-    try:
-        value = _call(job, loaded, midway.materialize)
-    finally:
-        midway.end()
-    _check_count(job, value)
-    marked, slots = midway.beside(*collect(midway.place, value))
-    return midway.place, marked, slots
-
-
-def _check_count(job: Job, value: Any) -> None:
-    """A task that is declared to return n things returns n things."""
-    wanted = job.task.options.nout
-    if wanted is None or (isinstance(value, (tuple, list)) and len(cast("Sequence[Any]", value)) == wanted):
-        return
-    count = f"{len(cast('Sequence[Any]', value))} items" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
-    raise MaterializationError(
-        f"{job.who} is declared with nout={wanted}, but returned {count}. Change nout, or what the task returns.",
-        flow=job.plan.flow,
-        stage=job.planned.stage,
-        task=job.planned.task,
-    )
-
-
-def _task_context(job: Job, materialize: Callable[..., Any] | None = None) -> TaskContext:
-    def earlier(source: str) -> tuple[str, ...]:
-        return late.earlier(job.session, job.run, job.plan, job.planned, source)
-
-    return TaskContext(job.plan.flow, job.planned.stage, job.planned.task, job.run.id, job.session.config, materialize or _refuse, earlier)
-
-
-class _context:  # noqa: N801 -- a context manager reads as a verb
-    """Marks the task as the one that is executed in this thread."""
-
-    def __init__(self, job: Job, materialize: Callable[..., Any] | None = None) -> None:
-        self._value = _task_context(job, materialize)
-
-    def __enter__(self) -> None:
-        self._token = context.begin(self._value)
-
-    def __exit__(self, *_: object) -> None:
-        context.end(self._value, self._token)
-
-
-def _refuse(*_: Any, **__: Any) -> Any:
-    raise UnsupportedByStore("Only a task's own function can write a table with materialize(), not its cache function.")
-
-
-def _call(job: Job, loaded: Loaded, materialize: Callable[..., Any]) -> Any:
-    args, kwargs = job.task.bind(loaded.parameters)
-    around = job.task.options.call_context or nullcontext
-    with _context(job, materialize):
-        try:
-            with around():
-                return job.task.fn(*args, **kwargs)
-        except BaseException as error:
-            add_note(error, f"in task {job.planned.id} of flow {job.plan.flow!r}, run {job.run.id}")
-            raise
 
 
 # --- recording ----------------------------------------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
 from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import GenerationKey, TaskResult
+from pipedag_core.run.calling import call_task, trace_task
 from pipedag_core.run.inputs import resolve
+from pipedag_core.run.job import Job
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.midway import WouldWrite
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.slots import Policy, prepare, query_parts
-from pipedag_core.run.task_run import Job, _outcome, _trace  # pyright: ignore[reportPrivateUsage] -- of one room
 from pipedag_core.run.versions import resolve_own_side
 
 #: Fresh input is not what makes a stored result stale here.
@@ -50,7 +51,7 @@ def why_stale(session: Session, run: Run, flow: Flow, plan: Plan, task: Task, st
     if planned.cached_by == "version":
         now = {"version": str(task.options.version), **now}
     elif planned.cached_by == "auto":
-        now = {"expression": fingerprint.short(_trace(job)), **now}
+        now = {"expression": fingerprint.short(trace_task(job)), **now}
     elif planned.cached_by == "lazy":
         queries = _queries(job, before)
         if queries is None:
@@ -84,7 +85,7 @@ def _queries(job: Job, before: Mapping[str, str]) -> Mapping[str, str] | None:
         # Whatever the cache function says: fresh input does not make a result stale.
         policy = Policy("lazy", False, True, True, None, None)
         try:
-            place, _, slots = _outcome(job, access, policy, [], writes=False)
+            place, _, slots = call_task(job, access, policy, [], writes=False)
         except WouldWrite:
             return {"query of a table written on the way": ""}
         prepare(place, slots, policy)

@@ -24,6 +24,7 @@ PUBLIC = [
     "Flow",
     "GroupNode",
     "InOutSpecification",
+    "InputSource",
     "LazyDict",
     "PipedagConfig",
     "PipedagError",

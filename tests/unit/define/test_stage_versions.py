@@ -143,7 +143,7 @@ def test_defaults_and_a_configuration_reach_the_function_by_name():
         (lambda now, before: None, {"pass_args": ["now"]}, "pass_args names 'now', which is no keyword"),
         (lambda now, before: None, {"pass_args": "limit"}, r"Write pass_args=\['limit'\]"),
         (lambda now, before: None, {"version": AUTO_VERSION}, "needs input_type"),
-        (lambda now, before: None, {"add_input_source": True}, "add_input_source is not supported yet"),
+        (lambda now, before: None, {"add_input_source": True, "input_type": object}, "add_input_source is of no use"),
         (lambda now, before: None, {"ordering_barrier": {"label": "x"}}, "ordering_barrier must be True or False"),
         (make, {}, "is decorated twice"),
         (3, {}, "stands above a function, not 3"),
