@@ -15,6 +15,7 @@ from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEn
 from pipedag_core.run.lookup import find_task, flow_lookup, plan_lookup
 from pipedag_core.run.notes import add_note, is_interruption, message_of
 from pipedag_core.run.outputs import discard
+from pipedag_core.run.outside import told_of
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import refresh_names, settle_names, show_failed, show_generation
 from pipedag_core.run.task_run import run_task, take_supplied
@@ -67,6 +68,7 @@ def execute_step(
         if is_interruption(error):
             raise KeyboardInterrupt from error
         _complete(error, plan, step)
+        _tell_outside(error, session, run, flow, plan, step)
         report = StepReport(step.id, Outcome.FAILED, type(error).__name__, step.stage, step.task, message=message_of(error), error=error)
     if not report.seconds:
         report = replace(report, seconds=time.monotonic() - started)
@@ -86,6 +88,14 @@ def _complete(error: BaseException, plan: Plan, step: Step) -> None:
     told = " ".join([str(error), *getattr(error, "__notes__", ())])
     if not all(str(value) in told for value in facts.values()):
         add_note(error, f"in step {step.id} of flow {plan.flow!r}")
+
+
+def _tell_outside(error: BaseException, session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> None:
+    """Say what a task took as it was committed by another run: that may have been made by other code than there is now."""
+    task = flow_lookup(run, flow).tasks.get((step.stage or "", step.task or ""))
+    told = "" if task is None else told_of(session, run, plan, task)
+    if told:
+        add_note(error, told)
 
 
 def skip_step(session: Session, run: Run, step: Step, because: Step) -> StepReport:
