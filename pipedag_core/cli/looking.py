@@ -63,7 +63,9 @@ def show(
     finally:
         store.close()
     typer.echo()
-    print_table(f"first {count(len(rows), 'row')}", list(found.schema.names), rows)
+    # An empty text is another thing than no value.
+    told = [["null" if cell is None else cell for cell in row] for row in rows]
+    print_table(f"first {count(len(rows), 'row')}", list(found.schema.names), told)
 
 
 def sql(

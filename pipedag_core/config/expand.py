@@ -7,8 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, cast, final
+from urllib.parse import quote
 
 _PLACEHOLDER: Final = re.compile(r"\{(\$?)([A-Za-z_][A-Za-z0-9_]*)\}")
+
+#: User and password in an address.
+_USER: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)@")
+
+#: What cannot stand there as it is, so that whoever put it there did not encode it.
+_RAW: Final = re.compile(r"[@/?#\[\]\s]|%(?![0-9A-Fa-f]{2})")
 
 
 @final
@@ -27,9 +34,19 @@ class Expander:
     faults: list[str] = field(default_factory=list[str])
 
     def expand(self, value: Any, path: str) -> Any:
-        """Return the value with all texts in it expanded. Each text is read once: braces in what is put in stay as they are."""
+        """Return the value with all texts in it expanded. Each text is read once: braces in what is put in stay as they are.
+
+        What is put in as user or password of an address is percent-encoded if it could not stand there otherwise.
+        """
         if isinstance(value, str):
-            return _PLACEHOLDER.sub(lambda match: self._lookup(match, path), value)
+            user = _USER.match(value)
+            start, end = (0, 0) if user is None else user.span(1)
+
+            def put(match: re.Match[str]) -> str:
+                found = self._lookup(match, path)
+                return quote(found, safe=":") if start <= match.start() < end and _RAW.search(found) else found
+
+            return _PLACEHOLDER.sub(put, value)
         if isinstance(value, Mapping):
             items = cast("Mapping[Any, Any]", value).items()
             return {key: self.expand(item, f"{path}.{key}" if path else str(key)) for key, item in items}

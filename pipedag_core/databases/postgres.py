@@ -338,10 +338,18 @@ def advice(sqlstate: str, what: str) -> str:
 def _parsed(url: str) -> dict[str, Any]:
     scheme, sign, rest = url.partition("://")
     try:
-        return conninfo.conninfo_to_dict(f"postgresql://{rest}" if sign and scheme.startswith(("postgres", "postgresql")) else url)
+        found = conninfo.conninfo_to_dict(f"postgresql://{rest}" if sign and scheme.startswith(("postgres", "postgresql")) else url)
     except psycopg.ProgrammingError as error:
         # The message of the driver may quote the address with its password.
         raise ConfigError("The url is no address of a PostgreSQL server. Write postgresql://user:password@host:port/database.") from error
+    # `@` may begin the name of a socket, but is in no name of a host; a part of the password has come there.
+    places = [str(found.get(key) or "") for key in ("host", "port", "dbname")]
+    if sign and ("@" in places[0][1:] or "@" in places[1] or "@" in places[2]):
+        raise ConfigError(
+            "The url of the PostgreSQL server has characters in its user or password that mean something else there. Write them percent-encoded: @ as %40, "
+            "/ as %2F, # as %23, ? as %3F; or put the password into an environment variable, as {$NAME}, which does it by itself."
+        )
+    return found
 
 
 def _sqlstate_of_connect(error: psycopg.OperationalError) -> str | None:

@@ -114,6 +114,10 @@ def make_options(fn: Callable[..., Any], name: str | None, given: dict[str, Any]
         raise refuse("lazy=True and version=AUTO_VERSION exclude each other: a lazy task's queries are its version. Leave one of them out.")
     if version is AUTO_VERSION and given["input_type"] is None:
         raise refuse("version=AUTO_VERSION needs input_type, so that empty inputs can be made. Write for example input_type=pl.LazyFrame.")
+    if given["input_type"] is not None and not isinstance(given["input_type"], type):
+        raise refuse(
+            f"input_type must be a type of tables, not {given['input_type']!r}. Write for example input_type=pl.LazyFrame, pd.DataFrame or sa.Table."
+        )
     if nout is not None and (not isinstance(nout, int) or isinstance(nout, bool) or nout < 1):
         raise refuse(f"nout must be a whole number of at least 1, not {nout!r}.")
     for option in ("lazy", "add_input_source", "ordering_barrier", "allow_fresh_input", "takes_late"):

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from pipedag_core import Flow, PipedagConfig, Stage, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import FlowError, StoreError
+from pipedag_core.housekeeping import clean_up, clear_catalog, delete_stages
 from pipedag_core.ports.data import Form
 from pipedag_core.run.doctor import examine
-from pipedag_core.runner import clean_up
 from pipedag_core.stores.sql_store import SqlStore
 
 
@@ -187,3 +187,15 @@ def test_a_query_that_names_the_schema_that_people_read_follows_the_stage_or_is_
         assert read(full, "read", "read_by_name") == [value]
     result = flow_of(3, as_input=False).run(config=full)
     assert "which is not an input of the task" in str(result.exception)
+
+
+def test_deleting_the_stages_of_an_instance_leaves_one_alone_whose_name_begins_with_its_own(instances):
+    mini, alice = instances("mini"), instances("mini_alice")
+    for number, config in enumerate((mini, alice)):
+        assert run(config, number).successful
+    delete_stages(["features"], mini)
+    assert findings(alice) == []
+    assert read(alice) == [1]
+    clear_catalog(mini)
+    clean_up(mini)
+    assert read(alice) == [1]

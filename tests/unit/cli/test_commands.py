@@ -54,7 +54,11 @@ def one(task):
         return flow
     return make
 
-keeps_nothing, stops, is_stopped = one(unsupported), one(ends), one(interrupted)
+@materialize(version="1.0")
+def gaps():
+    return pa.table({"text": ["", None, "x"]})
+
+keeps_nothing, stops, is_stopped, has_gaps = one(unsupported), one(ends), one(interrupted), one(gaps)
 
 def make(attrs):
     with Flow("demo") as flow:
@@ -340,6 +344,11 @@ def test_a_table_is_shown_by_its_readable_name(cli):
     assert "Alice" in shown
     assert "Charlie" not in shown
     assert "Did you mean features.joined?" in cli("show", "joned").stderr
+
+
+def test_an_empty_text_is_shown_as_another_thing_than_none(cli):
+    cli("run", "demo.py:has_gaps")
+    assert cli("show", "gaps").stdout.splitlines()[-3:] == ["", "null", "x"]
 
 
 def test_clean_up_says_what_it_removed(cli):

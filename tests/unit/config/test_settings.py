@@ -9,10 +9,12 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
 
 from pipedag_core.config.context import PipedagConfig
 from pipedag_core.config.expand import Expander
 from pipedag_core.config.settings import Attrs, Secret, mask, parse_duration, reveal
+from pipedag_core.databases.postgres import Database
 from pipedag_core.errors import ConfigError
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text()
@@ -142,5 +144,28 @@ def test_a_text_without_placeholders_is_never_changed(text, environment):
 
 @given(st.text(), st.text(), st.text())
 def test_a_value_is_put_in_as_it_is(before, value, after):
-    before, after = before.replace("{", ""), after.replace("{", "")
+    before, after = before.replace("{", "").replace("://", ""), after.replace("{", "")
     assert Expander({"A": value}).expand(before + "{$A}" + after, "x") == before + value + after
+
+
+@pytest.mark.parametrize(
+    "password", ["a@hidden", "a/hidden", "a#hidden", "a?hidden", "a hidden", "a%hidden", "a[hidden", "a:hidden", "a@%41hidden", "ü@hidden"]
+)
+@pytest.mark.parametrize("address", ["postgresql://me:{$PW}@host:1/full", "postgresql://{$BOTH}@host:1/full"])
+def test_a_password_of_any_characters_can_be_put_into_an_address_and_is_not_shown(password, address):
+    expander = Expander({"PW": password, "BOTH": f"me:{password}"})
+    url = expander.expand(address, "url")
+    found = conninfo_to_dict(url)
+    assert (found["user"], found["password"], found["host"], found["dbname"]) == ("me", password, "host", "full")
+    assert "hidden" not in mask(url)
+
+
+def test_a_password_that_is_encoded_already_stays_as_it_is():
+    assert Expander({"PW": "a%40b"}).expand("postgresql://me:{$PW}@host/full", "url") == "postgresql://me:a%40b@host/full"
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:p@hidden@host/full", "postgresql://me:p/hidden@host:1/full"])
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(url):
+    with pytest.raises(ConfigError, match="percent-encoded") as caught:
+        Database(url)
+    assert "hidden" not in str(caught.value)

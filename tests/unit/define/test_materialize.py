@@ -95,6 +95,7 @@ def test_a_lazy_task_may_have_a_version_too():
         ({"version": AUTO_VERSION, "input_type": str, "lazy": True}, "exclude each other"),
         ({"version": 1.0}, "version must be text"),
         ({"version": " "}, "version must be text"),
+        ({"input_type": "polars"}, "input_type must be a type of tables, not 'polars'"),
         ({"nout": 0}, "at least 1"),
         ({"nout": True}, "at least 1"),
         ({"nout": 2.0}, "at least 1"),
