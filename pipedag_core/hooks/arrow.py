@@ -41,7 +41,9 @@ def local_files(table: TableSource, context: ReadContext) -> tuple[str, ...] | N
     return None if any("://" in path for path in paths) else paths
 
 
-def batches(data: Callable[[], Any], context: WriteContext, *, in_memory: bool, rows: int | None = None) -> TableData:
+def batches(
+    data: Callable[[], Any], context: WriteContext, *, in_memory: bool, rows: int | None = None, query: Callable[[], str] | None = None
+) -> TableData:
     """Hand over Arrow data: as batches where the store takes them, else as a file that is written batch by batch.
 
     Args:
@@ -49,9 +51,10 @@ def batches(data: Callable[[], Any], context: WriteContext, *, in_memory: bool, 
         context: Where it goes.
         in_memory: All rows are here, so `data` may be called again.
         rows: Count, if known.
+        query: As in `BatchData`.
     """
     if write_form(context, Form.BATCHES, Form.FILES) is Form.BATCHES:
-        return BatchData(data, in_memory, rows)
+        return BatchData(data, in_memory, rows, query)
 
     def write(path: str) -> None:
         reader = pa.RecordBatchReader.from_stream(data())
@@ -59,7 +62,7 @@ def batches(data: Callable[[], Any], context: WriteContext, *, in_memory: bool, 
             for batch in reader:
                 writer.write_batch(batch)
 
-    return FileData(write, data if in_memory else None, rows)
+    return FileData(write, data if in_memory else None, rows, query)
 
 
 @final

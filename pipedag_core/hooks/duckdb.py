@@ -65,9 +65,9 @@ class DuckDbHook:
                         f"column {name!r} of the relation has type {kind}, which Parquet would bring back as another type. "
                         f"Cast {problem[0].upper()} to {problem[1]}.",
                     )
-            return FileData(lambda path: _execute(obj, "write_parquet", context, path))
+            return FileData(lambda path: _execute(obj, "write_parquet", context, path), query=obj.sql_query)
         # A relation's open result would block its connection, on which the store may want to write.
-        return batches(lambda: _execute(obj, "to_arrow_table", context), context, in_memory=False)
+        return batches(lambda: _execute(obj, "to_arrow_table", context), context, in_memory=False, query=obj.sql_query)
 
     def empty(self, schema: TableSchema, as_type: Any, label: str) -> Any:
         """Return a relation over a view of this schema that is named after the label and refuses to be executed."""

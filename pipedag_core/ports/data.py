@@ -262,11 +262,13 @@ class BatchData:
         stream: Returns an object with `__arrow_c_stream__`. May be called again only if `in_memory`.
         in_memory: The rows are all here, so they can be hashed before they are written (and need not be written if they are known).
         rows: Count, if known beforehand.
+        query: Returns the query that the rows will come from, in the store's own SQL; None if they come from elsewhere. It is only shown.
     """
 
     stream: Callable[[], Any]
     in_memory: bool
     rows: int | None = None
+    query: Callable[[], str] | None = None
 
 
 @final
@@ -278,11 +280,13 @@ class FileData:
         write: Writes one Parquet file at an absolute local path.
         stream: As in `BatchData` when the rows are all in memory, else None (a lazy frame: rows are seen only while they are written).
         rows: Count, if known beforehand.
+        query: As in `BatchData`.
     """
 
     write: Callable[[str], None]
     stream: Callable[[], Any] | None = None
     rows: int | None = None
+    query: Callable[[], str] | None = None
 
 
 @final

@@ -104,6 +104,14 @@ class StoreSession(Protocol):
         """
         ...
 
+    def readable(self, query: str) -> str | None:
+        """Return a query that was made of places which `read` has given, with the names of the stored tables instead; never an error.
+
+        Returns:
+            SQL in which these tables are `"stage"."name"`; None if the query reads anything else, or if the store cannot say.
+        """
+        ...
+
     def write(self, data: TableData, target: Target, *, prepared: Prepared | None = None) -> Written:
         """Write a table completely, at a place where nothing was, in one pass.
 

@@ -16,7 +16,9 @@ from pipedag_core.naming import check_bytes
 from pipedag_core.plan.outputs import check_declared, name_outputs
 from pipedag_core.ports.catalogs import NewObject
 from pipedag_core.ports.data import (
+    BatchData,
     ExternalTable,
+    FileData,
     StoredBlob,
     StoredObject,
     StoredTable,
@@ -186,7 +188,6 @@ def _stored(place: Place, slot: Slot, written: Written, target: Target, policy: 
         deterministic = policy.kind == "auto" and not policy.hash_always
         base = policy.fingerprint.full if policy.fingerprint is not None else ""
         identity = fingerprint.result_identity(base, slot.path, slot.options, "" if deterministic else fingerprint.nonce())
-    query = slot.prepared.readable if slot.prepared is not None else None
     return StoredTable(
         id=os.urandom(10).hex(),
         stage=place.stage,
@@ -199,9 +200,15 @@ def _stored(place: Place, slot: Slot, written: Written, target: Target, policy: 
         size=written.size,
         content_hash=content_hash,
         options=slot.options,
-        query=query,
+        query=slot.prepared.readable if slot.prepared is not None else _query_of(place, slot),
         seal=written.seal,
     )
+
+
+def _query_of(place: Place, slot: Slot) -> str | None:
+    """Return what rows were computed by that came from a query of the store's database, though not by one that the task returned as such."""
+    data = slot.data
+    return place.access.readable(data.query()) if isinstance(data, (BatchData, FileData)) and data.query is not None else None
 
 
 def _write_blob(place: Place, slot: Slot, name: str, generation: int) -> NewObject:

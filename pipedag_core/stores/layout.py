@@ -25,9 +25,13 @@ _WORK: Final = re.compile(rf"{re.escape(OVERFLOW)}/\d+|\.[0-9a-f]{{32}}\.duckdb(
 
 def place(path: Path) -> str:
     """Return what stands behind FROM to read a Parquet file at this absolute path."""
-    pattern = "".join(f"[{char}]" if char in "*?[" else char for char in path.as_posix())
     # Folders named `a=b` would add a column `a`.
-    return f"read_parquet({quote_literal(pattern)}, hive_partitioning = false)"
+    return f"read_parquet({quote_literal(pattern(path))}, hive_partitioning = false)"
+
+
+def pattern(path: Path) -> str:
+    """Return the pattern that stands for just this path."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in path.as_posix())
 
 
 @final

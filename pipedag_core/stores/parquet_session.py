@@ -33,7 +33,7 @@ from pipedag_core.ports.data import (
     Written,
 )
 from pipedag_core.stores import seal
-from pipedag_core.stores.layout import Layout, place
+from pipedag_core.stores.layout import Layout, pattern, place
 from pipedag_core.stores.parquet_external import ExternalFiles, query_place
 
 if TYPE_CHECKING:
@@ -167,6 +167,12 @@ class ParquetSession:
         except duckdb.Error as error:
             raise self._translate(error, f"Rows of {before.told} and {after.told}", text, ()) from error
         return row_difference.read(row, columns, key)
+
+    def readable(self, query: str) -> str | None:
+        """Return a relation's query with the names of the stored tables that were read."""
+        from pipedag_core.stores import relation_text
+
+        return relation_text.readable(query, {pattern(self._layout.path(table.location)): table for table in self._bound.values()})
 
     def _place(self, table: StoredTable | ExternalTable) -> str:
         if isinstance(table, ExternalTable):

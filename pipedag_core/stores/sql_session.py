@@ -46,6 +46,7 @@ class SqlSession:
         self._names = names
         self._label = label
         self._link = dialect.link(label)
+        self._given: dict[Place, StoredTable] = {}
 
     # --- reading ------------------------------------------------------------------------------------------------------------------
 
@@ -58,6 +59,7 @@ class SqlSession:
         place = self._place(table)
         try:
             if form is Form.QUERY:
+                self._give(table)
                 return QuerySource(self._dialect.named(place), self._link.source([place]))
             return BatchSource(self._link.stream(place, table.schema))
         except TableIsGone as error:
@@ -69,6 +71,7 @@ class SqlSession:
         places = [self._place(leaf) for leaf in view.leaves]
         try:
             if form is Form.QUERY:
+                self._give(*view.leaves)
                 return QuerySource(viewsql.source_text(view, self._named), self._link.source(places))
             return BatchSource(self._link.stream_query(viewsql.select(view, self._named), places, view.schema))
         except TableIsGone as error:
@@ -116,6 +119,17 @@ class SqlSession:
         return sqltext.prepare(
             sql, placeholders, stages, lambda table: viewsql.source_text(table, self._named), self._dialect.syntax, schemas
         )
+
+    def readable(self, query: str) -> str | None:
+        """Return a query with the names of the stored tables that were read; None for other databases than DuckDB, as these give no relations."""
+        if self._dialect.syntax.name != "duckdb":
+            return None
+        from pipedag_core.stores import relation_text
+
+        return relation_text.readable(query, {(place.schema, place.table): table for place, table in self._given.items()})
+
+    def _give(self, *tables: StoredTable | ExternalTable) -> None:
+        self._given.update({self._place(table): table for table in tables if isinstance(table, StoredTable)})
 
     def hash_rows(self, data: TableData) -> str | None:
         """Return the content hash of rows in memory, as `write` finds it; None for all else."""

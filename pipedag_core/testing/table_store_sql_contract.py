@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipedag_core.errors import MaterializationError, QueryFailed
-from pipedag_core.ports.data import BatchData, StoredTable
+from pipedag_core.ports.data import BatchData, Form, QuerySource, StoredTable
 from pipedag_core.ports.stores import StoreSession, TableStore
 from pipedag_core.testing.table_store_samples import STAGES, ask, keep, prepare, rows, stored_as, target
 
@@ -27,6 +27,22 @@ class TableStoreSqlContract:
         """A stored table `raw.names`."""
         table = pa.table({"id": [1, 2, 3], "name": ["a", "b", "c"]})
         return keep(session, BatchData(lambda: table, in_memory=True), "names", identity="identity-of-names")
+
+    # --- what is shown ----------------------------------------------------------------------------------------------------------
+
+    def test_a_query_that_was_made_of_places_is_shown_with_names(
+        self, store: TableStore, session: StoreSession, names: StoredTable
+    ) -> None:
+        if Form.QUERY not in store.capabilities.reads or store.capabilities.dialect != "duckdb":
+            pytest.skip("no relations can be made of its places")
+        source = session.read(names, Form.QUERY)
+        assert isinstance(source, QuerySource)
+        shown = session.readable(source.connection.sql(f"SELECT id + 1 AS next FROM {source.place}").sql_query())
+        assert shown is not None
+        assert f"{names.stage}.names" in shown.replace('"', "")
+        assert source.place not in shown
+        assert session.readable("SELECT 1 FROM somewhere.else") is None
+        assert session.readable("SELEC nonsense") is None
 
     # --- what is hashed ---------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dagster as dg
+import duckdb
 import polars as pl
 import pytest
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from dagster._core.loader import LoadingContextForTest
 from pipedag_core import Blob, ExternalTableReference, Flow, PipedagConfig, Stage, Table, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_dagster import build_assets, build_definitions
+from pipedag_dagster.places import store_kind
 
 
 @pytest.fixture
@@ -271,6 +273,37 @@ def test_columns_of_queries_in_text_are_traced_to_other_stages(any_store, instan
     key = dg.AssetKey(["raw", "read"])
     assert lineage["s"] == [dg.TableColumnDep(key, "Amount"), dg.TableColumnDep(key, "k")]
     assert lineage["Amount"] == [dg.TableColumnDep(key, "Amount")]
+
+
+def test_columns_of_relations_are_traced_and_those_of_frames_are_not(any_store, instance, materialized):
+    @materialize(outputs=["orders"])
+    def read() -> Table:
+        return Table(pl.DataFrame({"amount": [1, 5], "k": [2, 3]}), "orders")
+
+    @materialize(version="1", input_type=duckdb.DuckDBPyRelation, outputs=["large"])
+    def large(orders):
+        return Table(orders.filter("amount > 2").project("k, amount * 2 AS twice").set_alias("v"), "large")
+
+    @materialize(version="1", input_type=pl.LazyFrame, outputs=["lazy"])
+    def lazy(orders):
+        return Table(orders.select("k", twice=pl.col("amount") * 2), "lazy")
+
+    with Flow("relations") as flow:
+        with Stage("raw"):
+            table = read()
+        with Stage("marts"):
+            large(table)
+            lazy(table)
+    found = materialized(dg.materialize(build_assets(flow, config=any_store), instance=instance))
+    assert "dagster/column_lineage" not in found["marts/lazy"].metadata
+    # Where tables are kept in PostgreSQL, relations are made of rows that have left it.
+    if store_kind(any_store) == "postgres":
+        assert "SQL" not in found["marts/large"].metadata
+        return
+    key = dg.AssetKey(["raw", "orders"])
+    lineage = found["marts/large"].metadata["dagster/column_lineage"].value.deps_by_column
+    assert lineage == {"k": [dg.TableColumnDep(key, "k")], "twice": [dg.TableColumnDep(key, "amount")]}
+    assert "raw.orders" in found["marts/large"].metadata["SQL"].value
 
 
 def test_tables_of_others_are_external_assets(tmp_path, instance, granularity):

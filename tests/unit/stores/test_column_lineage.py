@@ -46,3 +46,21 @@ def test_columns_are_followed_to_the_tables_that_hold_them(sql, found, dialect):
 )
 def test_what_cannot_be_told_is_left_out(sql):
     assert sources(sql, "duckdb", "a") == {}
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "postgres"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT k, t FROM m.d AS v(k, t, u)",
+        'SELECT k, "Twice" AS t FROM m.d EXCEPT SELECT k, "Amount" FROM "raw x".orders',
+        'SELECT j AS k, j AS t FROM (SELECT * FROM "raw x".orders) AS v(i, j)',
+    ],
+)
+def test_what_is_followed_to_the_wrong_columns_is_left_out(sql, dialect):
+    assert sources(sql, dialect, "k", "t") == {}
+
+
+@pytest.mark.parametrize(("sql", "dialect"), [("SELECT s.b FROM (SELECT {'a': k, 'b': \"Twice\"} AS s FROM m.d)", "duckdb")])
+def test_a_part_of_what_was_put_together_is_left_out(sql, dialect):
+    assert sources(sql, dialect, "b") == {}
