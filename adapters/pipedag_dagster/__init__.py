@@ -17,17 +17,21 @@ if TYPE_CHECKING:
     from pipedag_dagster.resource import PipedagIOManager as PipedagIOManager
     from pipedag_dagster.resource import PipedagResource as PipedagResource
     from pipedag_dagster.scoring import build_scoring_assets as build_scoring_assets
+    from pipedag_dagster.scoring_component import PipedagScoringComponent as PipedagScoringComponent
+    from pipedag_dagster.scoring_runs import build_scoring_definitions as build_scoring_definitions
     from pipedag_dagster.translator import PipedagTranslator as PipedagTranslator
 
 _HOME = {
     "PipedagFlowComponent": "component",
     "PipedagIOManager": "resource",
     "PipedagResource": "resource",
+    "PipedagScoringComponent": "scoring_component",
     "PipedagTranslator": "translator",
     "TableProps": "props",
     "build_assets": "definitions",
     "build_definitions": "definitions",
     "build_scoring_assets": "scoring",
+    "build_scoring_definitions": "scoring_runs",
     "eager_when_changed": "automation",
 }
 
@@ -35,11 +39,13 @@ __all__ = [
     "PipedagFlowComponent",
     "PipedagIOManager",
     "PipedagResource",
+    "PipedagScoringComponent",
     "PipedagTranslator",
     "TableProps",
     "build_assets",
     "build_definitions",
     "build_scoring_assets",
+    "build_scoring_definitions",
     "eager_when_changed",
 ]
 

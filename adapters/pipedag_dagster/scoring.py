@@ -23,7 +23,7 @@ from pipedag_dagster.translator import safe
 #: Stands in the place of a file for the key of the partition.
 PARTITION: Final = "{partition}"
 #: What a place begins with that is a table of the instance.
-_TABLE: Final = "table:"
+TABLE: Final = "table:"
 
 
 @final
@@ -49,13 +49,22 @@ class Scoring:
     column: str | None
 
     def place(self, text: str, partition: str | None) -> str:
-        """Return a place with the partition filled in, as an absolute path if it is a file."""
-        filled = text if partition is None else text.replace(PARTITION, partition)
-        return filled if filled.startswith(_TABLE) else str(self.context.base_dir / filled)
+        """Return a place with the partition filled in, as an absolute path if it is a file.
+
+        Raises:
+            ConfigError: The partition's key would lead to another folder.
+        """
+        if text.startswith(TABLE):
+            return text if partition is None else text.replace(PARTITION, partition)
+        if partition is not None and PARTITION in text:
+            if {"..", "."} & set(Path(partition).parts) or "/" in partition or "\0" in partition:
+                raise ConfigError(f"Partition {partition!r} cannot stand in the name of a file: {text}.", place=text)
+            text = text.replace(PARTITION, partition)
+        return str(self.context.base_dir / text)
 
     def uri(self, place: str) -> str:
         """Return the address of a place, without secrets."""
-        if not place.startswith(_TABLE):
+        if not place.startswith(TABLE):
             return Path(place).as_uri()
         stage, name = _split(place)
         return f"{address(self.context)}/{schema_of(self.context, stage)}/{name}"
@@ -109,15 +118,15 @@ def build_scoring_assets(
     given = PipedagConfig(config) if isinstance(config, (str, Path)) else config
     context = configuration(given, instance, None)
     folder = context.base_dir / bundle
-    step = safe(name or f"{folder.name}_scoring")
+    step = scoring_step(context, bundle, name)
     _check(step, inputs, outputs, partition_column, partitioned=partitions_def is not None)
     prefix = (key_prefix,) if isinstance(key_prefix, str) else tuple(key_prefix)
 
     def of_table(place: str) -> dg.AssetKey:
         return dg.AssetKey([*prefix, *_split(place)])
 
-    keys = {out: of_table(place) if place.startswith(_TABLE) else dg.AssetKey([*prefix, step, safe(out)]) for out, place in outputs.items()}
-    read = list(dict.fromkeys(of_table(place) for place in inputs.values() if place.startswith(_TABLE)))
+    keys = {out: of_table(place) if place.startswith(TABLE) else dg.AssetKey([*prefix, step, safe(out)]) for out, place in outputs.items()}
+    read = list(dict.fromkeys(of_table(place) for place in inputs.values() if place.startswith(TABLE)))
     specs = [
         dg.AssetSpec(
             keys[out],
@@ -143,6 +152,11 @@ def build_scoring_assets(
     return scores
 
 
+def scoring_step(context: ConfigContext, bundle: str | Path, name: str | None) -> str:
+    """Return the name of the step that scores with a bundle."""
+    return safe(name or f"{(context.base_dir / bundle).name}_scoring")
+
+
 def _carry_out(context: dg.AssetExecutionContext, scoring: Scoring) -> Iterator[dg.MaterializeResult[Any]]:
     # Loaded here: both bring data frame libraries with them.
     from pipedag_core.production.flow import ProductionFlow
@@ -150,15 +164,17 @@ def _carry_out(context: dg.AssetExecutionContext, scoring: Scoring) -> Iterator[
     from pipedag_core.production.places import score
 
     partition = context.partition_key if context.has_partition_key else None
-    wanted = {
-        out: scoring.place(place, partition) for out, place in scoring.outputs.items() if scoring.keys[out] in context.selected_asset_keys
-    }
-    read = {item: scoring.place(place, partition) for item, place in scoring.inputs.items()}
     make_importable(scoring.context.base_dir)
     try:
+        wanted = {
+            out: scoring.place(place, partition)
+            for out, place in scoring.outputs.items()
+            if scoring.keys[out] in context.selected_asset_keys
+        }
+        read = {item: scoring.place(place, partition) for item, place in scoring.inputs.items()}
         prod = ProductionFlow.load(scoring.bundle, trust_pickle=scoring.trust_pickle)
         note = f"dagster run {context.run.run_id}"
-        into_tables = any(place.startswith(_TABLE) for place in wanted.values())
+        into_tables = any(place.startswith(TABLE) for place in wanted.values())
         part = Slice(scoring.column, partition) if partition is not None and scoring.column is not None and into_tables else None
         done = score(prod, read, wanted, lambda: scoring.context, part=part, note=note, external_id=context.run.run_id)
     except PipedagError as error:
@@ -172,7 +188,7 @@ def _carry_out(context: dg.AssetExecutionContext, scoring: Scoring) -> Iterator[
             "pipedag/flow": prod.parts.program.flow,
             "bundle": digest or str(scoring.bundle),
         }
-        if told.place.startswith(_TABLE):
+        if told.place.startswith(TABLE):
             stage, table = _split(told.place)
             facts["dagster/table_name"] = f"{schema_of(scoring.context, stage)}.{table}"
         version = dg.DataVersion(told.version) if told.version else None
@@ -180,9 +196,9 @@ def _carry_out(context: dg.AssetExecutionContext, scoring: Scoring) -> Iterator[
 
 
 def _split(place: str) -> tuple[str, str]:
-    stage, _, table = place.removeprefix(_TABLE).casefold().partition(".")
+    stage, _, table = place.removeprefix(TABLE).casefold().partition(".")
     if not stage or not table:
-        raise ConfigError(f"{place!r} names no table: write {_TABLE}STAGE.TABLE.", place=place)
+        raise ConfigError(f"{place!r} names no table: write {TABLE}STAGE.TABLE.", place=place)
     return stage, table
 
 
@@ -190,13 +206,13 @@ def _check(step: str, inputs: Mapping[str, str], outputs: Mapping[str, str], col
     if not outputs:
         raise ConfigError(f"Say where the outputs of {step} go: outputs={{'NAME': 'FILE or table:STAGE.TABLE'}}.")
     for out, place in outputs.items():
-        if partitioned and place.startswith(_TABLE) and column is None:
+        if partitioned and place.startswith(TABLE) and column is None:
             raise ConfigError(
                 f"Output {out!r} of {step} goes to {place}, which each partition would replace. Pass partition_column=, the name of a column that tells "
                 f"partitions apart, or name a file with {PARTITION} in it.",
                 place=place,
             )
-        if partitioned and not place.startswith(_TABLE) and PARTITION not in place:
+        if partitioned and not place.startswith(TABLE) and PARTITION not in place:
             raise ConfigError(
                 f"Output {out!r} of {step} goes to {place!r} for every partition. Put {PARTITION} into the name of the file.", place=place
             )

@@ -15,13 +15,13 @@ from pipedag_core.cache.fingerprint import Fingerprint
 from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
-from pipedag_core.errors import FreshInput, StoredDataMissing
+from pipedag_core.errors import FreshInput, StoredDataMissing, UnsupportedValue
 from pipedag_core.plan.model import Plan, PlanTask
 from pipedag_core.ports.catalogs import FoundResult, GenerationKey, NewObject, TaskResult
 from pipedag_core.ports.events import Outcome, PointReached, StepReport
 from pipedag_core.run import outputs
 from pipedag_core.run.calling import call_cache_function, call_task, place_of, trace_task
-from pipedag_core.run.inputs import INPUTS, TaskInputs, leaves, resolve
+from pipedag_core.run.inputs import INPUTS, TaskInputs, decode_output, leaves, resolve
 from pipedag_core.run.job import Job, refuse_fresh_input
 from pipedag_core.run.loading import Loaded
 from pipedag_core.run.pointing import point
@@ -181,7 +181,19 @@ def _find(job: Job, wanted: Fingerprint) -> FoundResult | None:
         names = sorted(item.name for item in hit.objects.values() if item.id in gone)
         log.warning("%s: stored %s is gone or damaged; the task runs again", job.who, ", ".join(names))
         return None
-    return hit if _is_declared(job, hit) else None
+    return hit if _is_declared(job, hit) and _is_readable(job, hit) else None
+
+
+def _is_readable(job: Job, hit: FoundResult) -> bool:
+    """Return whether the classes of stored values are still there, and as they were; looked into only where there may be any."""
+    if '"type":' not in hit.result.output:
+        return True
+    try:
+        decode_output(hit)
+    except UnsupportedValue as error:
+        log.warning("%s runs again, since its stored result cannot be read any more. %s", job.who, error)
+        return False
+    return True
 
 
 def _is_declared(job: Job, hit: FoundResult) -> bool:

@@ -14,6 +14,7 @@ from pipedag_core.naming import quote_identifier
 
 _LOCATION: Final = re.compile(r'"((?:[^"]|"")+)"\."((?:[^"]|"")+)"')
 _GENERATION: Final = re.compile(r"(.+)__g(\d+)(?:__s\d+)?", re.DOTALL)
+_SCRIPT: Final = re.compile(r".+__g\d+__s\d+", re.DOTALL)
 _OLD: Final = re.compile(r"(.+)__old\d+", re.DOTALL)
 
 #: Bytes that stand behind the stage's name: `__g1234567__s12345`.
@@ -37,6 +38,11 @@ class Place:
     def sql(self) -> str:
         """Both names, quoted."""
         return f"{quote_identifier(self.schema)}.{quote_identifier(self.table)}"
+
+
+def is_of_script(schema: str) -> bool:
+    """Return whether a schema is that of one script within a generation."""
+    return _SCRIPT.fullmatch(schema) is not None
 
 
 @final

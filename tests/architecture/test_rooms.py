@@ -30,7 +30,7 @@ ROOMS = {
     "prefect": ["pipedag_core/engines/prefect.py"],
     "pydiverse": ["pipedag_core/hooks/polars_colspec.py"],
     # Dagster's resources and components are models of it.
-    "pydantic": ["pipedag_dagster/component.py", "pipedag_dagster/resource.py"],
+    "pydantic": ["pipedag_dagster/component.py", "pipedag_dagster/resource.py", "pipedag_dagster/scoring_component.py"],
     # Result and `show` hand out rows of stored tables, in no type of the user's.
     "pyarrow": [
         "pipedag_core/stores/",

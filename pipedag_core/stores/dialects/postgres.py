@@ -201,7 +201,7 @@ class PostgresDialect:
                     self._try(lambda connection, place=place: readable.drop_tables(connection, self.names, [place]), f"table {place.sql}")
         for schema in dict.fromkeys(place.schema for place in places):
             self._schemas.discard(schema)
-            self._try(lambda connection, schema=schema: readable.drop_if_empty(connection, schema), f"schema {schema}")
+            self._try(lambda connection, schema=schema: readable.drop_if_empty(connection, schema), f"schema {schema}", quiet=True)
 
     def _try(self, action: Callable[[Any], object], what: str, patience_ms: int = _DROP_PATIENCE_MS, *, quiet: bool = False) -> bool:
         """Carry out a part of clean-up; what is in use, or has something of other people on top, stays for the next time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import psycopg
@@ -44,7 +45,7 @@ _VIEW = Place("pg_temp", "pipedag_columns")
 
 @final
 class PostgresLink:
-    """See `Link`. Holds one connection from its first action to `close`, and one of the Arrow driver per table that is read or written.
+    """See `Link`. Holds one connection while it asks or writes, and one of the Arrow driver per table that is read or written.
 
     Args:
         dialect: The database.
@@ -139,6 +140,7 @@ class PostgresLink:
                 self._streams.remove(connection)
                 self._dialect.arrow.give_back(connection)
 
+        self._rest()
         try:
             return postgres_arrow.stream(connection, f"SELECT {chosen} FROM {source}", arrow, where, done)
         except postgres_arrow.Error as error:
@@ -231,18 +233,17 @@ class PostgresLink:
         kept = [postgres_types.kept(field, order.where) for field in batches.schema]
         for name, kind in options.type_map.items():
             self._guarded(lambda run, kind=kind, name=name: tables.check_type(run, kind, name, order.where), order.where)
-        self._dialect.ensure_schema(order.schema)
+        self._ensure_schema(order.schema)
         counted = postgres_arrow.Counted(batches, kept, order.where)
         connection = self._dialect.arrow.take()
         cursor = connection.cursor()
         try:
             run = postgres_arrow.statement(cursor)
-            place = tables.claim(run, order.places, order.where)
             filled = set() if options.type_map else set(filled_columns(options, names))
             columns = ", ".join(
                 f"{quote_identifier(name)} {how.sql}{' NOT NULL' if name in filled else ''}" for name, how in zip(names, kept, strict=True)
             )
-            run(f"{tables.create(place, details)} ({columns}){tables.tablespace(details)}")
+            place = self._empty(connection, run, order, f" ({columns}){tables.tablespace(details)}", details)
             postgres_arrow.ingest(cursor, place, counted)
             changes = [
                 f"ALTER COLUMN {quote_identifier(name)} TYPE {kind} USING CAST({quote_identifier(name)} AS {kind})"
@@ -263,6 +264,27 @@ class PostgresLink:
             cursor.close()
             self._dialect.arrow.give_back(connection)
         return Made(place, schema, counted.rows)
+
+    def _empty(self, connection: Any, run: tables.Run, order: Order, columns: str, details: tables.Details) -> Place:
+        """Make a table without rows, in a transaction of the Arrow driver that stays open."""
+        from pipedag_core.stores.dialects import postgres_arrow
+
+        places = iter(order.places)
+        number = 0
+        while (number := number + 1) <= _TRIES:
+            place = tables.claim(run, places, order.where)
+            try:
+                run(f"{tables.create(place, details)}{columns}")
+            except postgres_arrow.Error as error:
+                if number == _TRIES or error.sqlstate != _NO_SCHEMA:
+                    raise
+                # Clean-up has removed it, since it was empty.
+                connection.rollback()
+                self._ensure_schema(order.schema, again=True)
+                places = chain([place], places)
+            else:
+                return place
+        raise AssertionError
 
     def run_script(self, order: ScriptOrder) -> Mapping[str, Made]:
         """Run a script; see `postgres_script`."""
@@ -323,7 +345,7 @@ class PostgresLink:
                 after a loss nobody could say how far they came.
             named_before: Nothing may come before the first statement, such as one that sets the transaction's isolation.
         """
-        self._dialect.ensure_schema(schema)
+        self._ensure_schema(schema)
         number = 0
         while (number := number + 1) <= _TRIES:
             if named_before:
@@ -355,9 +377,9 @@ class PostgresLink:
                     # It was lost while nobody used it, and others with it.
                     self._dialect.database.close()
                     continue
-                if number < _TRIES and error.sqlstate == _NO_SCHEMA and not self._dialect.has_schema(schema):
+                if number < _TRIES and error.sqlstate == _NO_SCHEMA and not self._has_schema(schema):
                     # Clean-up has removed it, since it was empty.
-                    self._dialect.ensure_schema(schema, again=True)
+                    self._ensure_schema(schema, again=True)
                 elif number == _TRIES or error.sqlstate not in _AGAIN:
                     raise translate(error, f"{where} ({self.label})", readable, connection) from error
                 else:
@@ -365,6 +387,23 @@ class PostgresLink:
             else:
                 return result
         raise AssertionError
+
+    def _ensure_schema(self, schema: str, *, again: bool = False) -> None:
+        self._rest()
+        self._dialect.ensure_schema(schema, again=again)
+
+    def _has_schema(self, schema: str) -> bool:
+        self._rest()
+        return self._dialect.has_schema(schema)
+
+    def _rest(self) -> None:
+        """Let others have the task's connection until it is needed again: while the user's code runs, and while another one is asked for.
+
+        Tasks that hold one and wait for one more would wait for each other.
+        """
+        if self._held is not None and not self._held.untidy:
+            held, self._held = self._held, None
+            self._dialect.database.give_back(held)
 
     def _guarded(self, action: Callable[[tables.Run], T], where: str) -> T:
         connection = self._connection()

@@ -13,7 +13,7 @@ import psycopg
 from pipedag_core.errors import StoreError
 from pipedag_core.naming import quote_identifier, quote_literal
 from pipedag_core.ports.data import StoredObject, StoredTable
-from pipedag_core.stores.sql_names import Names, Place
+from pipedag_core.stores.sql_names import Names, Place, is_of_script
 
 #: What the comment on a readable schema begins with; the stage's name follows. Other schemas are none of our business: the prefix of one instance
 #: (`mini_`) may begin that of another (`mini_alice_`), and people call schemas what they like.
@@ -504,7 +504,11 @@ def drop_old(connection: Any, schema: str) -> None:
 
 
 def drop_if_empty(connection: Any, schema: str) -> None:
-    """Remove the schema of a generation once nothing is in it but what a script left beside its tables."""
+    """Remove the schema of a generation once nothing is in it but what a script left beside its tables.
+
+    In the schema of a script, which nobody writes any more, functions and types may be left. In all others a task of the same generation may be about to
+    make a table: there PostgreSQL looks once more when it has the schema to itself, and refuses.
+    """
     oid = _oid(connection, schema)
     if oid is None:
         return
@@ -512,7 +516,7 @@ def drop_if_empty(connection: Any, schema: str) -> None:
         "SELECT 1 FROM pg_catalog.pg_class WHERE relnamespace = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')", (oid,)
     ).fetchall()
     if not rows:
-        connection.execute(f"DROP SCHEMA {quote_identifier(schema)} CASCADE")
+        connection.execute(f"DROP SCHEMA {quote_identifier(schema)}{' CASCADE' if is_of_script(schema) else ''}")
 
 
 def drop_tables(connection: Any, names: Names, places: Sequence[Place]) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import polars as pl
 import pytest
+import yaml
+from dagster.components.testing import create_defs_folder_sandbox
 
+from pipedag_dagster import PipedagScoringComponent
 from tests.architecture.house import ROOT
 
 #: (language, text) of all blocks, in order.
@@ -54,3 +58,14 @@ def test_the_page_runs_from_the_first_line_to_the_last(folder):
     # What is usual in training is (40 + 40 + 5) / 3.
     scored = pl.read_parquet(folder / "scores" / "2026-01-02.parquet")
     assert scored.rows() == [("d", pytest.approx(170 / (85 / 3)))]
+
+
+@pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated", "ignore::dagster_shared.utils.warnings.BetaWarning")
+def test_the_component_of_the_page_is_one(folder):
+    contents = yaml.safe_load((folder / "defs.yaml").read_text())
+    with create_defs_folder_sandbox() as sandbox:
+        shutil.copy(folder / "pipedag.yaml", sandbox.project_root)
+        path = sandbox.scaffold_component(component_cls=PipedagScoringComponent, defs_yaml_contents=contents)
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            assert [sensor.name for sensor in defs.sensors] == ["bundle_scoring_on_arrival"]
+            assert [job.name for job in defs.jobs] == ["bundle_scoring_job"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import dagster as dg
 import polars as pl
@@ -12,7 +13,7 @@ import pytest
 
 from pipedag_core.errors import ConfigError
 from pipedag_core.looking import stored_value
-from pipedag_dagster import build_assets, build_scoring_assets
+from pipedag_dagster import build_assets, build_scoring_assets, build_scoring_definitions
 from tests.architecture.house import ROOT
 from tests.flows.production.delays import FLIGHTS, make
 
@@ -92,6 +93,30 @@ def test_partitions_keep_their_rows_apart_in_a_table(bundle, any_store, instance
         assert dg.materialize([scores], instance=instance, partition_key=day).success
     found = stored_value("served", "late", pl.DataFrame, config=any_store)
     assert sorted(found.select("day", "id").rows()) == [("2026-01-02", 1), ("2026-01-02", 2), ("2026-01-03", 1)]
+
+
+def test_a_partition_cannot_lead_to_another_folder(config, tmp_path, instance):
+    partitions = dg.StaticPartitionsDefinition(["../late", "fine"])
+    places = {"inputs": {}, "outputs": {"predict": str(tmp_path / "scores" / "{partition}.parquet")}}
+    scores = build_scoring_assets(tmp_path / "delays", **places, config=config, partitions_def=partitions)
+    result = dg.materialize([scores], instance=instance, partition_key="../late", raise_on_error=False)
+    [failure] = [event for event in result.all_events if event.is_step_failure]
+    assert "'../late' cannot stand in the name of a file" in failure.step_failure_data.error_display_string
+
+
+def test_a_schedule_scores_every_static_partition(config, tmp_path):
+    partitions = dg.StaticPartitionsDefinition(["north", "south"])
+    places = {"inputs": {}, "outputs": {"predict": str(tmp_path / "{partition}.parquet")}}
+    defs = build_scoring_definitions(tmp_path / "delays", **places, config=config, partitions_def=partitions, schedule="0 4 * * *")
+    moment, repository = datetime(2026, 1, 3, 4, tzinfo=UTC), defs.get_repository_def()
+    (tmp_path / "home").mkdir()
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path / "home")) as instance,
+        dg.build_schedule_context(instance, scheduled_execution_time=moment, repository_def=repository) as context,
+    ):
+        asked = defs.schedules[0].evaluate_tick(context).run_requests
+    assert [request.partition_key for request in asked] == ["north", "south"]
+    assert len({request.run_key for request in asked}) == 2
 
 
 def test_what_training_gives_later_is_used_without_new_definitions(config, tmp_path, instance):
