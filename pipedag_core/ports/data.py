@@ -333,6 +333,8 @@ class Prepared:
         readable: For people: inputs as `stage.table`.
         inputs: Labels of the placeholders that occur in it.
         statements: How many statements it is.
+        own: Stage and name of tables of the flow's stages, as far as a script makes them, or may have made them: they can only be in the stage that it
+            runs for.
     """
 
     canonical: str
@@ -340,6 +342,7 @@ class Prepared:
     readable: str
     inputs: tuple[str, ...]
     statements: int = 1
+    own: tuple[tuple[str, str], ...] = ()
 
 
 @final

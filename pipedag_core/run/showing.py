@@ -62,8 +62,14 @@ def refresh_names(session: Session) -> None:
         wanted = shown_tables(session)
         if wanted == shown or session.tables.shows(wanted):
             return
-        session.tables.show(wanted)
-        shown = wanted
+        try:
+            session.tables.show(wanted)
+        except PipedagError:
+            # Clean-up of another run may have removed what was current when we looked.
+            if shown_tables(session) == wanted:
+                raise
+        else:
+            shown = wanted
 
 
 @final

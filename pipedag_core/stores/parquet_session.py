@@ -228,8 +228,9 @@ class ParquetSession:
         self, prepared: Prepared, inputs: Sequence[StoredTable], stage: str, target: Target
     ) -> Mapping[str, tuple[Target, Written]]:
         """Run a script in a database of its own and write what it created in the stage's schema."""
-        from pipedag_core.stores import script
+        from pipedag_core.stores import script, sqltext
 
+        sqltext.refuse_elsewhere(prepared, stage)
         where = f"Raw SQL of task {target.task!r} in stage {stage!r}"
         engine = self._engine()
         connection = engine.database()

@@ -183,6 +183,9 @@ class SqlSession:
         self, prepared: Prepared, inputs: Sequence[StoredTable], stage: str, target: Target
     ) -> Mapping[str, tuple[Target, Written]]:
         """Run a script inside the database and return what it created in the stage's schema."""
+        from pipedag_core.stores import sqltext
+
+        sqltext.refuse_elsewhere(prepared, stage)
         schema = self._names.generation(stage, target.generation)
         where = f"Raw SQL of task {target.task!r} in stage {stage!r}"
         places = [(table, self._names.place(table.location)) for table in inputs]

@@ -149,7 +149,9 @@ def prepare(
     if not found:
         raise MaterializationError("The SQL text is empty. Return a query.", query=sql)
     _check_lengths(found, syntax, sql)
-    places, inputs = _places(sql, found, placeholders, {**{stage.casefold(): stage for stage in stages}, **(schemas or {})}, place, syntax)
+    places, inputs, own = _places(
+        sql, found, placeholders, {**{stage.casefold(): stage for stage in stages}, **(schemas or {})}, place, syntax
+    )
     _refuse_with_database(sql, found, schemas or {}, syntax)
     return Prepared(
         canonical=_canonical(sql, found, places, syntax),
@@ -157,6 +159,7 @@ def prepare(
         readable=_rewritten(sql, found, places, lambda item: item.readable),
         inputs=tuple(inputs),
         statements=_count(found),
+        own=tuple(own),
     )
 
 
@@ -185,9 +188,10 @@ def _places(
     stages: Mapping[str, str],
     place: Callable[[TableSource], str],
     syntax: Syntax,
-) -> tuple[dict[int, _Place], list[str]]:
+) -> tuple[dict[int, _Place], list[str], list[tuple[str, str]]]:
     places: dict[int, _Place] = {}
     inputs: dict[str, None] = {}
+    own: dict[tuple[str, str], None] = {}
     references: Mapping[int, Reference] | None = None
     for at, schema, name in _dotted(found):
         if schema.casefold() == PLACEHOLDER_SCHEMA:
@@ -201,10 +205,11 @@ def _places(
         elif (stage := stages.get(schema.casefold())) is not None:
             references = stage_references(sql, found, syntax.name) if references is None else references
             reference = references.get(found[at].start)
-            if reference is None or reference.use is Use.CREATED:
+            if reference is None:
                 continue
-            placeholder = _input_named(placeholders, stage, name)
-            if placeholder is None and reference.maybe_own:
+            placeholder = None if reference.use is Use.CREATED else _input_named(placeholders, stage, name)
+            if placeholder is None and (reference.use is Use.CREATED or reference.maybe_own):
+                own[stage, name] = None
                 continue
             if placeholder is None or reference.use is Use.WRITTEN:
                 raise MaterializationError(_not_an_input(schema, name, reference.use, sql), query=sql)
@@ -213,7 +218,26 @@ def _places(
             continue
         inputs[placeholder.label] = None
         places[at] = _bound(found, at, alias, placeholder.table, place, syntax)
-    return places, list(inputs)
+    return places, list(inputs), list(own)
+
+
+def refuse_elsewhere(prepared: Prepared, stage: str) -> None:
+    """Refuse a script that takes a table of another stage for its own: it would read what it is not known to depend on.
+
+    Args:
+        prepared: The script.
+        stage: For which it runs.
+
+    Raises:
+        MaterializationError: It names one.
+    """
+    for other, name in prepared.own:
+        if other.casefold() != stage.casefold():
+            raise MaterializationError(
+                f"{_not_an_input(other, name, Use.READ, prepared.readable)}\nA script makes tables in its own stage only, which is {stage}.",
+                query=prepared.readable,
+                table=name,
+            )
 
 
 def _refuse_with_database(sql: str, found: Sequence[Token], schemas: Mapping[str, str], syntax: Syntax) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import duckdb
 import polars as pl
 import pyarrow as pa
@@ -9,6 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from pipedag_core import Flow, PipedagConfig, RawSql, Stage, Table, materialize
+from pipedag_core.config.wire import open_session
+from pipedag_core.housekeeping import clean_up
+from pipedag_core.ports.catalogs import Retention
+from pipedag_core.ports.data import BatchData
+from pipedag_core.run.showing import refresh_names
+from pipedag_core.stores.sql_store import SqlStore
+from pipedag_core.testing.table_store_samples import keep
 
 
 @pytest.fixture
@@ -112,3 +122,49 @@ def test_threads_share_the_file(config, ask):
             number(n)
     assert flow.run(config=config, orchestration_engine="threads", max_workers=4).successful
     assert ask("SELECT count(*) FROM duckdb_views() WHERE schema_name = 's'") == [(20,)]
+
+
+def test_many_threads_may_change_the_readable_names_at_once(tmp_path):
+    store = SqlStore(f"duckdb:///{tmp_path}/names.duckdb")
+    with store.session("f.t") as session:
+        tables = [keep(session, BatchData(lambda n=n: pa.table({"i": [n]}), in_memory=True), f"t{n}", stage="s") for n in range(8)]
+
+    def change(number):
+        for other in range(10):
+            store.show({"s": {f"x{n}": tables[(n + number + other) % 8] for n in range(8)}})
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(change, number) for number in range(8)]:
+            done.result(120)
+    store.close()
+
+
+def test_names_are_shown_anew_if_clean_up_takes_what_was_to_be_shown(config, ask):
+    config = config.evolve(retention=Retention(committed=1, failed=0, minimum_age_s=0.0))
+    assert make_flow("1")[0].run(config=config).successful
+
+    class Overtaken:
+        """The table store, in which another run commits and cleans up just before the first showing."""
+
+        def __init__(self, store):
+            self._store = store
+            self.shown = 0
+
+        def __getattr__(self, name):
+            return getattr(self._store, name)
+
+        def shows(self, stages):
+            return self.shown > 1 and self._store.shows(stages)
+
+        def show(self, stages):
+            self.shown += 1
+            if self.shown == 1:
+                assert make_flow("2", limit=2)[0].run(config=config).successful
+                clean_up(config)
+            self._store.show(stages)
+
+    with open_session(config) as session:
+        late = replace(session, tables=Overtaken(session.tables))
+        refresh_names(late)
+    assert late.tables.shown == 2
+    assert ask("SELECT i FROM features.selected") == [(3,)]

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from pipedag_core import Flow, PipedagConfig, Stage, materialize
+from pipedag_core import Flow, PipedagConfig, RawSql, Stage, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import FlowError, StoreError
 from pipedag_core.housekeeping import clean_up, clear_catalog, delete_stages
@@ -199,3 +199,24 @@ def test_deleting_the_stages_of_an_instance_leaves_one_alone_whose_name_begins_w
     clear_catalog(mini)
     clean_up(mini)
     assert read(alice) == [1]
+
+
+@pytest.mark.parametrize("named", ["{}features.numbers", "features.numbers"], ids=["schema", "stage"])
+def test_a_script_cannot_read_a_table_of_another_stage_that_is_called_like_its_own(full, schema_prefix, named):
+    place = named.replace("{}", f"{schema_prefix}full_")
+
+    @materialize(version="1")
+    def numbers():
+        return pl.DataFrame({"i": [1]})
+
+    @materialize(lazy=True)
+    def again():
+        return RawSql(f"CREATE TABLE numbers AS SELECT i FROM {place}")
+
+    with Flow("f") as flow:
+        with Stage("features"):
+            numbers()
+        with Stage("later"):
+            again()
+    result = flow.run(config=full)
+    assert "which is not an input of the task" in str(result.exception)

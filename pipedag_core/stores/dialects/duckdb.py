@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,6 +73,8 @@ class DuckdbDialect:
         )
         self.names = names
         self._guard = threading.Lock()
+        # Two threads that change the same names at once would be refused by DuckDB; other processes cannot come in between.
+        self._changing = threading.Lock()
         self._claimed: set[tuple[str, str]] = set()
         own = quote_identifier(f"{names.prefix}{OWN}{names.suffix}")
         self._own_schema = f"{quote_identifier(STORE)}.{own}"
@@ -312,7 +315,7 @@ class DuckdbDialect:
         """Carry out one transaction of the store's own; its errors come out as ours."""
 
         def attempt() -> T:
-            with self.file.use() as connection:
+            with self.file.use() as connection, self._changing:
                 connection.execute("BEGIN")
                 try:
                     result = action(connection)
@@ -333,6 +336,7 @@ class DuckdbDialect:
                 # Another thread changed the same names.
                 if number == _TRIES:
                     raise engine.translate(error, where, "") from error
+                time.sleep(0.01 * number)
             except duckdb.Error as error:
                 raise StoreError(f"{where} in {self.file.path}: {error}", path=str(self.file.path)) from error
         raise AssertionError
