@@ -13,7 +13,7 @@ EXTRAS := bench,check,test
 PATHS := pipedag_core adapters tests dags benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-mlflow test property crash stress types check bench bench-airflow format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow look-dagster check-airflow
+.PHONY: help setup image demo demo-mlflow test property crash stress types check bench bench-airflow format clean dags setup-airflow test-airflow test-mlflow e2e-airflow look-airflow look-dagster check-airflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ test-airflow: $(AIRFLOW_READY) ## Run the tests of the Airflow adapter that need
 
 e2e-airflow: $(AIRFLOW_READY) ## Run DAGs on a running Airflow: api-server, scheduler and dag-processor (minutes)
 	PIPEDAG_LONG_TESTS=1 $(AIRFLOW)/bin/python -m pytest tests/adapters/airflow/test_end_to_end.py $(ARGS)
+
+image: $(AIRFLOW_READY) ## Build, push and run the image of the page on deployment; needs Docker (DOCKER=podman) and a registry (REGISTRY=host:port)
+	PIPEDAG_TEST_DOCKER=$(or $(DOCKER),docker) PIPEDAG_TEST_REGISTRY=$(or $(REGISTRY),127.0.0.1:5000) \
+		$(AIRFLOW)/bin/python -m pytest tests/adapters/airflow/test_image.py $(ARGS)
 
 property: $(READY) ## Edit flows at random and compare with runs from scratch; EDITS=50000 for more than 5,000 edits
 	PIPEDAG_PROPERTY_EDITS=$(or $(EDITS),5000) $(BIN)/python -m pytest -n 2 tests/flows/property $(ARGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,40 +10,36 @@ from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import isclass, signature
-from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from pipedag_core.cache.modes import CacheValidationMode
-from pipedag_core.catalogs.owner import lives, many_processes, this_process
+from pipedag_core.catalogs.owner import many_processes, this_process
+from pipedag_core.config.choice import configuration
 from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.config.flows import find_flow, load_flow
 from pipedag_core.config.registry import ENGINES
 from pipedag_core.config.settings import PartSettings
-from pipedag_core.config.wire import open_catalog, open_engine, open_session
-from pipedag_core.define.context import executing
+from pipedag_core.config.wire import open_engine, open_session
+from pipedag_core.define.context import HAND_ON, at_work, by_hand, executing
 from pipedag_core.define.flow import Flow, Stage
-from pipedag_core.define.refs import Reference
 from pipedag_core.define.task import materialize
 from pipedag_core.define.values import Blob, Table
-from pipedag_core.errors import ConfigError, ObserverFailed, PlanMismatch, StoredDataMissing, UnsupportedByStore
-from pipedag_core.naming import normalize
+from pipedag_core.errors import ConfigError, MaterializationError, ObserverFailed, PlanMismatch, UnsupportedByStore
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.model import Plan, Step
 from pipedag_core.plan.selection import resolve, select
 from pipedag_core.plan.specification import Place
 from pipedag_core.plan.supplying import supply
-from pipedag_core.ports.catalogs import CommitResult, Owner, RunInfo
-from pipedag_core.ports.data import StoredTable
+from pipedag_core.ports.catalogs import Owner, RunInfo
 from pipedag_core.ports.engines import Engine
 from pipedag_core.ports.events import RunObserver, StageReport, StepReport
-from pipedag_core.run import doctor, parts, rolling_back, steps, supplied
-from pipedag_core.run.doctor import remove_strays
+from pipedag_core.run import parts, steps, supplied
 from pipedag_core.run.given import current_generations, given_by
 from pipedag_core.run.keeping import keep_generations
 from pipedag_core.run.memory import RunMemory
 from pipedag_core.run.one_process import Units, heartbeat, step_runner, step_skipper, taking_part
-from pipedag_core.run.result import Result, fetch, load_value, read_first_rows
+from pipedag_core.run.result import Result
 from pipedag_core.run.session import Run, RunOptions, Session, Supplied
 
 #: Seconds for which a run holds its leases when each step is its own process and nobody beats between two of them.
@@ -70,6 +66,7 @@ def run_flow(
     ignore_task_version: bool | None = None,
     ignore_position_hashes: bool = False,
     inputs: Mapping[Any, Any] | None = None,
+    take_over: bool = False,
     observers: Sequence[RunObserver] = (),
     **engine_options: Any,
 ) -> Result:
@@ -91,6 +88,8 @@ def run_flow(
         inputs: Replaces what tasks give, for this run: output of a task, or item of one -> frame, `Table`, plain value, or nest of them. These tasks do
             not run. No stage that they are in, or that takes anything from such a stage, is committed: it runs into a scratch generation, which
             the result can be read from.
+        take_over: Do not wait for another run that writes one of the stages: take the stage away from it. What it does with the stage from then on
+            is refused, so that it fails.
         observers: Are told what happens.
         engine_options: Options of the engine, as under `orchestration: args:` of the configuration.
 
@@ -120,7 +119,7 @@ def run_flow(
         plan, scratch = supply(flow, whole, plan, tuple(given))
     info = _info(plan, context, options, uuid.uuid4().hex, this_process(f"flow {flow.name}"), context.lease_ttl)
     with open_session(context, observers) as session:
-        run = Run(info, options, memory=RunMemory(session.catalog, info.run_id, remembers=True))
+        run = Run(info, options, memory=RunMemory(session.catalog, info.run_id, remembers=True), take_over=take_over)
         session.catalog.begin_run(info)
         if given:
             run = replace(run, supplied=Supplied(_supplied_values(session, run, plan, given), scratch))
@@ -154,6 +153,7 @@ def execute(
     cache_validation_mode: CacheValidationMode | str | None = None,
     note: str = "",
     external_id: str = "",
+    take_over: bool = False,
 ) -> StepReport:
     """Carry out one step of a plan, in any process of any machine that reaches the catalog and the stores.
 
@@ -168,6 +168,7 @@ def execute(
         cache_validation_mode: As in `run_flow`.
         note: Who is at work, for those who wait for a lease.
         external_id: The orchestrator's own id of the run.
+        take_over: As in `run_flow`, for what this call opens.
 
     Returns:
         How the step ended; WAITING if another run writes the stage (call again later).
@@ -179,7 +180,7 @@ def execute(
     """
     context = configuration(config, plan.instance, plan.flow)
     code = _checked_code(plan, context, flow)
-    return _carry_out(plan, step, code, context, run_id, observers, cache_validation_mode, note, external_id)
+    return _carry_out(plan, step, code, context, run_id, observers, cache_validation_mode, note, external_id, take_over)
 
 
 def execute_reference(
@@ -196,12 +197,13 @@ def execute_reference(
     cache_validation_mode: CacheValidationMode | str | None = None,
     note: str = "",
     external_id: str = "",
+    take_over: bool = False,
 ) -> StepReport:
     """Carry out one step of a flow that is named by its import reference: as `execute`, with the plan made anew from the code.
 
     Args:
         reference: `package.module:flow_or_factory`, or `path/file.py:flow_or_factory`.
-        step, run_id, observers, cache_validation_mode, note, external_id: As for `execute`.
+        step, run_id, observers, cache_validation_mode, note, external_id, take_over: As for `execute`.
         instance: Name of the instance.
         stages: Only these are part of the run; empty for all.
         digest: Digest of the plan that whoever calls has in mind; "" if it may be any.
@@ -225,7 +227,7 @@ def execute_reference(
     if digest:
         refuse_drift(plan, digest, known_steps)
     plan = select(plan, stages=stages)
-    return _carry_out(plan, step, flow, context, run_id, observers, cache_validation_mode, note, external_id)
+    return _carry_out(plan, step, flow, context, run_id, observers, cache_validation_mode, note, external_id, take_over)
 
 
 def refuse_drift(found: Plan, digest: str, known_steps: Sequence[str] = ()) -> None:
@@ -265,6 +267,7 @@ def _carry_out(
     cache_validation_mode: CacheValidationMode | str | None,
     note: str,
     external_id: str,
+    take_over: bool,
 ) -> StepReport:
     part = step if isinstance(step, str) and parts.is_part(step) else None
     wanted: Step | None = None
@@ -272,7 +275,10 @@ def _carry_out(
         parts.check_part(plan, part)
     else:
         wanted = plan.step(step) if isinstance(step, str) else step
-    with _orchestrated(plan, context, run_id, observers, cache_validation_mode, note or "pipedag step", external_id) as (session, run):
+    taking = _orchestrated(
+        plan, context, run_id, observers, cache_validation_mode, note or "pipedag step", external_id, take_over=take_over
+    )
+    with taking as (session, run):
         if wanted is None:
             assert part is not None
             return parts.execute_part(session, run, flow, plan, part, open_engine(context))
@@ -292,6 +298,7 @@ def _orchestrated(
     external_id: str,
     *,
     remembers: bool = False,
+    take_over: bool = False,
 ) -> Generator[tuple[Session, Run]]:
     """Take part in a run whose steps are carried out by many processes, one call after the other; it is registered by the first."""
     options = _options(context, cache_validation_mode, None, None, False, plan.scratch)
@@ -300,9 +307,8 @@ def _orchestrated(
     info = _info(plan, context, options, run_id, many_processes(note), ORCHESTRATED_TTL_S)
     with open_session(context, observers) as session:
         row = session.catalog.begin_run(replace(info, external_id=external_id))
-        run = Run(row.info, RunOptions.from_json(row.info.options))
-        if remembers:
-            run = replace(run, memory=RunMemory(session.catalog, run_id, remembers=True))
+        memory = RunMemory(session.catalog, run_id, remembers=True) if remembers else None
+        run = Run(row.info, RunOptions.from_json(row.info.options), memory=memory, take_over=take_over)
         with taking_part(session, run, plan), heartbeat(session, run):
             yield session, run
 
@@ -446,23 +452,6 @@ def finish_run(
             return steps.execute_step(session, run, Flow(plan.flow), plan, plan.step("finish"), state=state)
 
 
-def output_from_store(
-    reference: Reference, as_type: Any = None, config: Any = None, instance: str | None = None, ignore_position_hashes: bool = False
-) -> Any:
-    """Return the last committed output of a task, or of an item of it, without running anything; see `Reference.get_output_from_store`."""
-    flow = reference.tasks[0].flow
-    context = configuration(config, instance, flow.name)
-    plan = replace(compile_flow(flow, context.instance_name, flow.source), steps=())
-    options = RunOptions(ignore_position_hashes=ignore_position_hashes)
-    info = _info(plan, context, options, f"look-{uuid.uuid4().hex}", this_process("get_output_from_store"), context.lease_ttl)
-    with open_session(context) as session:
-        session.catalog.begin_run(info)
-        try:
-            return fetch(session, Run(info, options), plan, reference, as_type, "get_output_from_store")
-        finally:
-            session.catalog.finish_run(info.run_id, "succeeded")
-
-
 def put_table(stage: str, name: str, value: Any, **options: Any) -> StageReport:
     """Write one table, or other object, that no flow makes, and commit its stage with it; see `put_tables`."""
     return put_tables(stage, {name: value}, **options)
@@ -525,137 +514,27 @@ def _kept(context: ConfigContext, value: Any) -> Any:
     return Blob(value) if isinstance(value, str) or hooks.for_object(value) is None else Table(value)
 
 
-def stored_value(
-    stage: str, name: str, as_type: Any = None, *, config: PipedagConfig | ConfigContext | None = None, instance: str | None = None
-) -> Any:
-    """Return a committed table, as the type asked for (by default `pyarrow.Table`), or what a committed blob holds.
+def materialize_table(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
+    """Write a table at once, inside a task; see `Table.materialize`.
 
     Raises:
-        ConfigError: There is no such table; or tables cannot be had as `as_type`.
-        StoredDataMissing: Its data is gone.
+        MaterializationError: It is not known for which task: this thread runs none, while others of this process do.
     """
-    context = configuration(config, instance, None)
-    where, wanted = normalize(stage, "stage name"), normalize(name, "table name")
-    with open_session(context) as session:
-        entries = session.catalog.shown().get(where, {})
-        if wanted not in entries:
-            near = get_close_matches(wanted, list(entries), n=3)
-            hint = f"Did you mean {', '.join(near)}?" if near else f"It has: {', '.join(list(entries)[:20]) or 'none'}."
-            raise ConfigError(
-                f"Stage {where!r} of instance {context.instance_name!r} has no committed table {wanted!r}. {hint}", table=wanted
-            )
-        return load_value(session, entries[wanted], as_type, None)
-
-
-def first_rows(config: PipedagConfig | ConfigContext | None, tables: Sequence[StoredTable], limit: int) -> Mapping[str, list[list[Any]]]:
-    """Return id -> first rows of stored tables, as Python values and in no order in particular; a table whose data is gone is left out."""
-    found: dict[str, list[list[Any]]] = {}
-    with open_session(configuration(config, None, None)) as session, session.tables.session("first rows") as access:
-        for table in tables:
-            try:
-                found[table.id] = read_first_rows(access, table, limit)
-            except StoredDataMissing:
-                continue
-    return found
-
-
-def column_lineage(
-    config: PipedagConfig | ConfigContext | None, tables: Sequence[StoredTable]
-) -> Mapping[str, Mapping[str, Sequence[tuple[str, str, str]]]]:
-    """Return id -> column -> the columns (stage, table, column) that it is computed from, of stored tables that a query made.
-
-    What the query's text does not tell is left out. Tables that it reads are looked at as they are committed now.
-    """
-    made = [(table, table.query) for table in tables if table.query is not None]
-    if not made:
-        return {}
-    from pipedag_core.stores.column_lineage import column_sources
-
-    with open_session(configuration(config, None, None)) as session:
-        dialect = session.tables.capabilities.dialect
-        known = {
-            stage: {name: item.schema.names for name, item in entries.items() if isinstance(item, StoredTable)}
-            for stage, entries in session.catalog.shown().items()
-        }
-    return {table.id: column_sources(query, dialect, table.schema.names, known) for table, query in made}
-
-
-def materialize_table(table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
-    """Write a table at once, inside a task; see `Table.materialize`."""
     context = executing.get()
     if context is not None:
         return context.materialize(table, return_as_type=return_as_type, config_context=config_context, schema=schema)
+    others = () if by_hand.get() else at_work()
+    if others:
+        raise MaterializationError(
+            f"Table.materialize() was called in thread {threading.current_thread().name!r}, in which no task runs, while tasks are at work in this process: "
+            f"{', '.join(dict.fromkeys(f'{task.stage}.{task.task} of flow {task.flow!r}' for task in others))}. Nothing was written. {HAND_ON}",
+            table=table.name,
+        )
     if config_context is not None or schema is not None:
         raise UnsupportedByStore(
             "Table.materialize() writes nothing outside of a run. Run the task in a flow, or leave out config_context and schema."
         )
     return tuple(table.obj for _ in return_as_type) if isinstance(return_as_type, (tuple, list)) else table.obj
-
-
-def clean_up(config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> int:
-    """Remove from an instance what retention does not keep, and what late or dead processes left behind; return how many tables and blobs went."""
-    with open_session(configuration(config, instance, None)) as session:
-        return steps.clean_up(session) + remove_strays(session, lives)
-
-
-def dead_runs(config: PipedagConfig | ConfigContext | None = None, instance: str | None = None) -> Mapping[str, str]:
-    """Return the ids of an instance's runs that count as running though their process is gone, and how that is known; changes nothing."""
-    catalog = open_catalog(configuration(config, instance, None))
-    try:
-        return doctor.dead_runs(catalog, catalog.unfinished(), lives, time.time())
-    finally:
-        catalog.close()
-
-
-def roll_back(
-    stage: str, generation: int | None = None, config: PipedagConfig | ConfigContext | None = None, instance: str | None = None
-) -> CommitResult:
-    """Make an earlier generation of a stage current again, at once, with all stages that were committed together with it.
-
-    Args:
-        stage: The stage's name.
-        generation: Its number, as `pipedag status --all` shows it; by default the one before the current one.
-        config, instance: As in `run_flow`.
-
-    Returns:
-        Stage -> generation that is current now, and whether anything changed.
-
-    Raises:
-        LeaseHeld: A run is writing the stage.
-        RunError: There is no such generation (any more); the error says which ones there are.
-        StoredDataMissing: Data that it points to is gone.
-    """
-    context = configuration(config, instance, None)
-    with open_session(context) as session:
-        owner = this_process("pipedag rollback")
-        return rolling_back.roll_back(session, normalize(stage, "stage name"), generation, context.instance_name, owner)
-
-
-def configuration(
-    config: PipedagConfig | ConfigContext | None, instance: str | None, flow: str | None, *, per_user: bool = False
-) -> ConfigContext:
-    """Return the instance's configuration for a flow."""
-    given: object = config
-    if given is not None and not isinstance(given, (ConfigContext, PipedagConfig)):
-        hint = (
-            f"Write config=PipedagConfig({'...' if not isinstance(given, str) else repr(given)})."
-            if isinstance(given, (dict, str, Path))
-            else ""
-        )
-        raise ConfigError(
-            f"config= takes a PipedagConfig, or a ConfigContext as its get() returns it, not {type(given).__name__}. {hint}".rstrip()
-        )
-    if isinstance(config, ConfigContext):
-        if per_user:
-            raise ConfigError(
-                "per_user cannot change a ConfigContext. Make it with PipedagConfig.get(..., per_user=True), or pass the PipedagConfig."
-            )
-        if instance is not None and instance != config.instance_name:
-            raise ConfigError(
-                f"The configuration given is that of instance {config.instance_name!r}, but instance {instance!r} was asked for. Pass one of the two."
-            )
-        return config
-    return (config or PipedagConfig.default).get(instance=instance, flow=flow, per_user=per_user)
 
 
 def choose_engine(context: ConfigContext, wanted: Engine | str | None, options: Mapping[str, Any]) -> Engine:

@@ -14,7 +14,7 @@ from dagster.components.scaffold.scaffold import ScaffoldRequest, scaffold_with
 from pydantic import Field, PrivateAttr
 
 from pipedag_core import PipedagConfig
-from pipedag_core.runner import configuration
+from pipedag_core.config.choice import configuration
 from pipedag_dagster.definitions import definitions_of, job_of
 from pipedag_dagster.options import StepOptions
 from pipedag_dagster.states import from_json, make_state, to_json

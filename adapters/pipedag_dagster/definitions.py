@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 
 from pipedag_core import ConfigContext, Flow, PipedagConfig, Plan
+from pipedag_core.config.choice import configuration
 from pipedag_core.errors import ConfigError, DuplicateName, PlanMismatch
-from pipedag_core.runner import configuration
 from pipedag_dagster.assets import stage_assets
 from pipedag_dagster.automation import flow_jobs
 from pipedag_dagster.jobs import FlowJob

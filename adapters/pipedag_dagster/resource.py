@@ -11,10 +11,12 @@ import dagster as dg
 from pydantic import Field
 
 from pipedag_core import ConfigContext, Flow, PipedagConfig
+from pipedag_core.config.choice import configuration
 from pipedag_core.config.flows import load_flow
 from pipedag_core.errors import ConfigError, UnsupportedByStore
+from pipedag_core.looking import stored_value
 from pipedag_core.ports.data import StoredTable
-from pipedag_core.runner import configuration, put_table, stored_value
+from pipedag_core.runner import put_table
 from pipedag_dagster.places import address, schema_of
 from pipedag_dagster.telling import column_schema
 

@@ -12,9 +12,9 @@ from typing import Any, Final, final
 import dagster as dg
 
 from pipedag_core import ConfigContext, PipedagConfig
+from pipedag_core.config.choice import configuration
 from pipedag_core.config.flows import make_importable
 from pipedag_core.errors import ConfigError, PipedagError
-from pipedag_core.runner import configuration
 from pipedag_dagster.execution import lasting
 from pipedag_dagster.places import address, schema_of
 from pipedag_dagster.telling import schema_of_columns

@@ -11,11 +11,11 @@ import dagster as dg
 
 from pipedag_core.config.wire import open_catalog
 from pipedag_core.hashing import digest
+from pipedag_core.looking import column_lineage, first_rows
 from pipedag_core.plan.model import PlanTask
 from pipedag_core.ports.catalogs import TaskResult
 from pipedag_core.ports.data import ExternalTable, StoredBlob, StoredObject, StoredTable
 from pipedag_core.ports.events import StageReport, StepReport
-from pipedag_core.runner import column_lineage, first_rows
 from pipedag_dagster.jobs import FlowJob
 from pipedag_dagster.places import address, schema_of
 from pipedag_dagster.props import TableProps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipedag_core.config.wire import open_catalog
-from pipedag_core.runner import dead_runs
+from pipedag_core.looking import dead_runs
 from pipedag_mlflow import names
 from pipedag_mlflow.tracked import Tracked
 

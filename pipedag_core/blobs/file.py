@@ -16,6 +16,9 @@ from pipedag_core.ports.stores import Deposit
 
 _FORMAT: Final = "pickle"
 
+#: How a pickle names the module of a script.
+_MAIN: Final = b"__main__"
+
 #: `<stage>/g<generation>/<name>.<format>`
 _LOCATION: Final = re.compile(rf"([^/]+)/g(\d+)/[^/]+\.{_FORMAT}")
 
@@ -128,9 +131,14 @@ class FileBlobStore:
         try:
             return pickle.loads(raw)
         except Exception as error:  # whatever the object's own methods raise
+            script = (
+                " Classes of a script that was run by itself are not found by others: define them in a module that it imports."
+                if _MAIN in raw
+                else ""
+            )
             raise StoreError(
                 f"Blob {path} cannot be unpickled: {error}. Its bytes are as written, so a class that it needs has moved or changed; "
-                "give the task that made it a new version.",
+                f"give the task that made it a new version.{script}",
                 location=location,
             ) from error
 

@@ -25,6 +25,12 @@ from zoneinfo import ZoneInfo
 from pipedag_core.define.late import LateValue
 from pipedag_core.errors import UnsupportedValue
 
+#: Under these names Python runs a script, in the first process and in those that it starts.
+_SCRIPTS: Final = ("__main__", "__mp_main__")
+
+#: What stands before the stem of a file that is not part of a package, in the name of its module, where it was loaded by its path.
+BY_PATH: Final = "pipedag_flow_"
+
 #: Turns a leaf that is not a plain value into a JSON object with a `$` key of its own, or returns None.
 EncodeLeaf = Callable[[Any, str], Mapping[str, Any] | None]
 #: Turns such an object back.
@@ -246,16 +252,44 @@ def _type_name(kind: type, path: str) -> str:
             "Define it at the top of a module.",
             path=path,
         )
-    return f"{kind.__module__}:{kind.__qualname__}"
+    return f"{_importable(kind.__module__)}:{kind.__qualname__}"
+
+
+def _importable(module: str) -> str:
+    """Return the name under which other processes import a module; that of a script that is run says nothing to them."""
+    if module not in _SCRIPTS:
+        return module
+    script = sys.modules.get(module)
+    spec = getattr(script, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(script, "__file__", None)
+    if not file:
+        return module
+    path = Path(file).absolute()
+    folder, parts = path.parent, [path.stem]
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts)
+
+
+def _loaded(module: str) -> list[Any]:
+    """Return the loaded modules that may be the one of this name: it may have been run as a script, or be loaded by the path of its file."""
+    stem = module.removeprefix(BY_PATH)
+    scripts = [name for name in _SCRIPTS if name in sys.modules and _importable(name) == stem]
+    names = dict.fromkeys([module, stem, *scripts, f"{BY_PATH}{stem}"])
+    return [sys.modules[name] for name in names if name in sys.modules]
 
 
 def _find_type(name: str, base: type | None) -> Any:
     module, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    if isinstance(found, type) and (dataclasses.is_dataclass(found) if base is None else issubclass(found, base)):
-        return found
+    for place in _loaded(module):
+        found: Any = place
+        for part in qualname.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, type) and (dataclasses.is_dataclass(found) if base is None else issubclass(found, base)):
+            return found
     raise UnsupportedValue(
         f"A stored value is of class {name!r}, which is not there: either its module is not loaded (import it where the flow is declared), "
         "or the class was renamed (change the version of the task that returns it).",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 from pipedag_core.cache import codec
 from pipedag_core.hashing import digest
@@ -68,6 +68,10 @@ def task_fingerprint(
 
 def options_text(options: TableOptions) -> str:
     """Return declared options as canonical text."""
+    return _NO_OPTIONS_TEXT if options == _NO_OPTIONS else _options_text(options)
+
+
+def _options_text(options: TableOptions) -> str:
     return codec.dumps(
         [
             options.primary_key,
@@ -79,6 +83,10 @@ def options_text(options: TableOptions) -> str:
             *([options.contract] if options.contract else []),
         ]
     )
+
+
+_NO_OPTIONS: Final = TableOptions()
+_NO_OPTIONS_TEXT: Final = _options_text(_NO_OPTIONS)
 
 
 def content_identity(content_hash: str, options: TableOptions) -> str:

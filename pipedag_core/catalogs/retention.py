@@ -59,14 +59,19 @@ def expire(tx: Transaction, now: float, retention: Retention) -> Garbage:
         Candidate(GenerationKey(stage, number, fence), state, max(created, committed or 0.0, ended or 0.0), bool(current or pinned))
         for stage, number, state, fence, created, committed, ended, current, pinned in tx.rows(sql.FOR_RETENTION, {"now": now})
     ]
-    gone = to_expire(candidates, retention, now)
+    garbage = remove(tx, now, to_expire(candidates, retention, now))
+    old = [{"run_id": row[0]} for row in tx.rows(sql.OLD_RUNS, {"before": now - LOG_AGE_S})]
+    for statement in sql.DROP_RUN:
+        tx.run_many(statement, old)
+    return garbage
+
+
+def remove(tx: Transaction, now: float, gone: Sequence[GenerationKey]) -> Garbage:
+    """Let generations expire, and forget the objects to which nothing points any more."""
     values = sql.named([(key.stage, key.number) for key in gone], now=now)
     for statement in (*sql.DROP_CONTENT, sql.EXPIRE_GENERATION):
         tx.run_many(statement, values)
     objects = [rows.stored(row) for row in tx.rows(sql.ORPHANS, {})]
     tx.run_many(sql.DROP_OBJECT, [{"id": item.id} for item in objects])
     tx.run(sql.DROP_EXPIRED, {})
-    old = [{"run_id": row[0]} for row in tx.rows(sql.OLD_RUNS, {"before": now - LOG_AGE_S})]
-    for statement in sql.DROP_RUN:
-        tx.run_many(statement, old)
     return Garbage(tuple(objects), tuple(gone))

@@ -18,7 +18,7 @@ Check = Callable[[Mapping[str, Mapping[str, StoredObject]]], None]
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Commit:
+class Commit:
     """What became current at once: the outermost stage, and stage -> generation of all stages of its unit."""
 
     unit: str
@@ -44,8 +44,8 @@ def roll_back(
     if now_current is None:
         raise RunError(f"Stage {stage!r} was never committed, so there is nothing to go back to.", stage=stage)
     wanted = _chosen(stage, now_current, generation, committed)
-    present = _commit_of(tx, stage, now_current)
-    target = _commit_of(tx, stage, wanted)
+    present = commit_of(tx, stage, now_current)
+    target = commit_of(tx, stage, wanted)
     _refuse_other_unit(tx, stage, target, present)
     old = {name: present.generations[name] for name in target.generations}
     both = [{"stage": name, "old": old[name], "new": number} for name, number in target.generations.items()]
@@ -91,14 +91,15 @@ def _chosen(stage: str, current: int, wanted: int | None, committed: Sequence[Ro
     return wanted
 
 
-def _commit_of(tx: Transaction, stage: str, number: int) -> _Commit:
+def commit_of(tx: Transaction, stage: str, number: int) -> Commit:
+    """Return what became current together with a generation."""
     unit, fence = first(tx, sql.UNIT_OF, {"stage": stage, "generation": number}) or (stage, 0)
     # A lease is given back with the commit, so that unit and fence stand for one commit.
     together = dict(sorted(tx.rows(sql.COMMITTED_TOGETHER, {"unit": unit, "fence": fence})))
-    return _Commit(unit, together or {stage: number})
+    return Commit(unit, together or {stage: number})
 
 
-def _refuse_other_unit(tx: Transaction, stage: str, target: _Commit, present: _Commit) -> None:
+def _refuse_other_unit(tx: Transaction, stage: str, target: Commit, present: Commit) -> None:
     current = looking.current_of(tx, list(present.generations))
     still = {name for name, number in present.generations.items() if current.get(name) == number}
     if still == set(target.generations) and target.unit == present.unit:
@@ -112,7 +113,7 @@ def _refuse_other_unit(tx: Transaction, stage: str, target: _Commit, present: _C
     )
 
 
-def _refuse_missing(tx: Transaction, target: _Commit) -> None:
+def _refuse_missing(tx: Transaction, target: Commit) -> None:
     gone = [
         row[0] for name, number in target.generations.items() for row in tx.rows(sql.GONE_OBJECTS_OF, {"stage": name, "generation": number})
     ]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from pipedag_core.catalogs import looking, recording, rows, runs
+from pipedag_core.catalogs import forgetting, looking, recording, rows, runs
 from pipedag_core.catalogs import retention as _retention
 from pipedag_core.catalogs import rollback as _rollback
 from pipedag_core.catalogs import stages as _stages
@@ -252,3 +252,13 @@ class SqlCatalog(ABC):
         """See `Catalog.expire`."""
         with self._writing() as tx:
             return _retention.expire(tx, self._clock(), retention)
+
+    def forget_stages(self, stages: Sequence[str]) -> port.Garbage | port.Held:
+        """See `Catalog.forget_stages`."""
+        with self._writing() as tx:
+            return forgetting.forget_stages(tx, self._clock(), stages)
+
+    def clear(self) -> port.Held | None:
+        """See `Catalog.clear`."""
+        with self._writing() as tx:
+            return forgetting.clear(tx, self._clock())

@@ -150,6 +150,7 @@ CURRENT_OF: Final = """WITH wanted (stage) AS ({wanted}) SELECT s.stage, s.curre
 TAKE_NUMBER: Final = "UPDATE stages SET next_number = next_number + 1 WHERE stage = :stage"
 RAISE_FENCE: Final = "UPDATE stages SET fence = fence + 1 WHERE stage = :stage"
 SET_CURRENT: Final = "UPDATE stages SET current_number = :generation WHERE stage = :stage"
+NO_CURRENT: Final = "UPDATE stages SET current_number = NULL WHERE stage = :stage"
 LEASE: Final = f"SELECT l.fence, {_RUN} FROM leases l JOIN runs r ON r.run_id = l.run_id WHERE l.unit = :unit"
 LEASES: Final = f"SELECT l.unit, l.fence, {_RUN} FROM leases l JOIN runs r ON r.run_id = l.run_id ORDER BY l.unit"
 ADD_LEASE: Final = "INSERT INTO leases (unit, run_id, fence) VALUES (:unit, :run_id, :fence)"
@@ -301,6 +302,15 @@ ORPHANS: Final = f"""SELECT {_OBJECT} FROM objects o WHERE NOT EXISTS (SELECT 1 
     ORDER BY o.stage, o.generation, o.name, o.id"""
 OBJECTS: Final = f"SELECT o.gone, {_OBJECT} FROM objects o ORDER BY o.stage, o.generation, o.name, o.id"
 DROP_OBJECT: Final = "DELETE FROM objects WHERE id = :id"
+
+#: Everything but the counters of stages, so that no number of a generation and no fence is ever given twice.
+CLEAR: Final = (
+    *(
+        f"DELETE FROM {table}"
+        for table in ("entries", "results", "generations", "objects", "leases", "run_stages", "run_notes", "task_log", "runs")
+    ),
+    "UPDATE stages SET current_number = NULL",
+)
 
 
 @lru_cache(maxsize=256)

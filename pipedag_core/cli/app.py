@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from pipedag_core.cli import building, doctor, extracting, logs, looking, running, scoring
+from pipedag_core.cli import building, comparing, doctor, extracting, logs, looking, removing, running, scoring
 from pipedag_core.cli.tracebacks import message, trimmed
 from pipedag_core.errors import ConfigError, FlowError, PipedagError
 
@@ -36,7 +36,9 @@ class Commands(TyperGroup):
             # One broken adapter must not take the help of all others with it.
             logs.LOG.warning("the command %r cannot be loaded: %s", cmd_name, error)
             return None
-        return typer.main.get_command(added) if isinstance(added, typer.Typer) else added
+        command = typer.main.get_command(added) if isinstance(added, typer.Typer) else added
+        command.name = cmd_name  # help lists commands by their own name
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -93,5 +95,8 @@ app.command()(looking.sql)
 app.command()(looking.gc)
 app.command()(extracting.extract)
 app.command()(scoring.score)
+app.command()(comparing.diff)
 app.command()(looking.rollback)
 app.command()(doctor.doctor)
+app.command()(removing.delete_schemas)
+app.command()(removing.clear_metadata)

@@ -78,6 +78,7 @@ def sql(
     context = settings(config, instance, per_user)
     with _existing_catalog(context) as catalog:
         found = _find_table(catalog, table, context)
+        stages = list(catalog.shown())
     if found.query is None:
         raise ConfigError(
             f"{found.stage}.{found.name} was not made by a query, but from rows that its task returned. `pipedag show {found.stage}.{found.name}` shows them.",
@@ -90,12 +91,14 @@ def sql(
         store.close()
     from pipedag_core.stores.sqlpretty import pretty
 
-    typer.echo(pretty(found.query, dialect))
+    args = context.table_store.args
+    prefix, suffix = (str(args.get(key) or "") for key in ("schema_prefix", "schema_suffix"))
+    typer.echo(pretty(found.query, dialect, {stage: f"{prefix}{stage}{suffix}" for stage in stages if prefix or suffix}))
 
 
 def gc(instance: Instance = None, config: ConfigFile = None, per_user: PerUser = False) -> None:
     """Remove what retention does not keep."""
-    from pipedag_core.runner import clean_up
+    from pipedag_core.housekeeping import clean_up
 
     context = settings(config, instance, per_user)
     removed = clean_up(context)
@@ -115,7 +118,7 @@ def rollback(
     per_user: PerUser = False,
 ) -> None:
     """Make an earlier generation of a stage current again, with all stages that were committed together with it."""
-    from pipedag_core.runner import roll_back
+    from pipedag_core.housekeeping import roll_back
 
     context = settings(config, instance, per_user)
     refuse_without_catalog(context)

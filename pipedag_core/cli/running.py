@@ -48,6 +48,9 @@ FailFast = Annotated[
 Engine = Annotated[
     EngineName | None, typer.Option("--engine", help="Carry out steps one after another, or in threads.", show_default=False)
 ]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Do not wait for another run that writes a stage: take the stage away from it, and let it fail.")
+]
 
 
 def run(
@@ -60,6 +63,7 @@ def run(
     fail_fast: FailFast = None,
     engine: Engine = None,
     per_user: PerUser = False,
+    take_over: TakeOver = False,
 ) -> None:
     """Run a flow, or stages or tasks of it."""
     from pipedag_core.cli.progress import choose_progress, say, summary
@@ -86,6 +90,7 @@ def run(
                 fail_fast=fail_fast,
                 cache_validation_mode=chosen,
                 orchestration_engine=None if engine is None else engine.value,
+                take_over=take_over,
                 observers=[display],
             )
         except Exception as error:  # noqa: BLE001 -- raised again below, unless a report holds it
@@ -131,6 +136,7 @@ def step(
         Path | None, typer.Option("--report", metavar="FILE", help="Write the report to a file as well, whatever the step came to.")
     ] = None,
     external_id: Annotated[str, typer.Option("--external-id", help="The orchestrator's own id of the run, to be kept with it.")] = "",
+    take_over: TakeOver = False,
 ) -> None:
     """Carry out one step of a plan; print its report as one line of JSON.
 
@@ -157,6 +163,7 @@ def step(
                     cache_validation_mode=_mode(mode),
                     note=note,
                     external_id=external_id,
+                    take_over=take_over,
                 )
             else:
                 report = execute_reference(
@@ -171,6 +178,7 @@ def step(
                     cache_validation_mode=_mode(mode),
                     note=note,
                     external_id=external_id,
+                    take_over=take_over,
                 )
         except (KeyboardInterrupt, SystemExit) as error:
             _tell_end(error, [step])

@@ -10,6 +10,7 @@ from typing import Any, Final, final
 from pipedag_core.config.context import ConfigContext
 from pipedag_core.config.settings import is_postgres, mask, reveal
 from pipedag_core.errors import ConfigError
+from pipedag_core.naming import file_segment
 
 #: File of the catalog in the folder of the tables.
 CATALOG_FILE: Final = "catalog.sqlite"
@@ -63,7 +64,16 @@ def catalog_place(config: ConfigContext) -> CatalogPlace:
         schema = f"{args.get('schema_prefix') or ''}pipedag__catalog{args.get('schema_suffix') or ''}"
         return CatalogPlace(None, url, _shortened(schema), beside_tables=True)
     if url.startswith("duckdb:///"):
-        return CatalogPlace(local_path(f"{url.removeprefix('duckdb:///')}.{CATALOG_FILE}", config))
+        # Several instances may share a file; each has a catalog of its own.
+        around = [str(args.get(key) or "") for key in ("schema_prefix", "schema_suffix")]
+        whose = f"{file_segment('~'.join(around).removesuffix('~'))}." if any(around) else ""
+        return CatalogPlace(local_path(f"{url.removeprefix('duckdb:///')}.{whose}{CATALOG_FILE}", config))
+    if config.table_store.kind == "sql":
+        given = f"is {mask(url)!r}, but" if url else "is missing:"
+        raise ConfigError(
+            f"table_store.args.url {given} the SQL store keeps tables in PostgreSQL or in a DuckDB file. "
+            "Write postgresql://user@host/database, or duckdb:///path for a file on a local disk."
+        )
     if "base_path" not in args:
         raise ConfigError(
             f"The table store {config.table_store.kind!r} has no folder to keep the catalog in. Say where it is: metadata_store: {{url: 'sqlite:///...'}}."

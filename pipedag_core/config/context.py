@@ -12,7 +12,7 @@ from pipedag_core.cache.modes import CacheValidationMode
 from pipedag_core.config import load, merge, resolve
 from pipedag_core.config.keys import FILE, Reader
 from pipedag_core.config.settings import Attrs, CacheValidation, PartSettings
-from pipedag_core.define.context import executing
+from pipedag_core.define.context import HAND_ON, at_work, executing
 from pipedag_core.errors import ConfigError
 from pipedag_core.ports.catalogs import Retention
 
@@ -93,6 +93,7 @@ class ConfigContext:
             raise ConfigError(
                 "ConfigContext.get() gives the configuration of the running task, but no task runs here. Call it inside a function that is decorated "
                 "with @materialize while its flow runs; elsewhere use PipedagConfig.default.get(instance)."
+                + (f" {HAND_ON}" if at_work() else "")
             )
         return context.config
 
@@ -180,8 +181,9 @@ class PipedagConfig:
         """
         strict = self._raw.get("strict_instance_lookup", True)
         if strict and not self._raw and instance not in (None, DEFAULT_INSTANCE):
+            found = f"{self.path} says nothing" if self.path else "there is no pipedag.yaml here or above"
             raise ConfigError(
-                f"There is no instance {instance!r}: there is no pipedag.yaml here or above, so the only instance is {DEFAULT_INSTANCE!r}. "
+                f"There is no instance {instance!r}: {found}, so the only instance is {DEFAULT_INSTANCE!r}. "
                 "Leave the instance out, or describe it in a pipedag.yaml.",
                 instance=instance,
             )

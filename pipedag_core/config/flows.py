@@ -12,14 +12,12 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
+from pipedag_core.cache.codec import BY_PATH
 from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.define.flow import Flow
 from pipedag_core.errors import ConfigError, FlowError
-
-#: What stands before the stem of a file that is not part of a package, in the name of its module.
-_PREFIX: Final = "pipedag_flow_"
 
 
 def load_flow(reference: str, attrs: Mapping[str, Any] | None = None) -> tuple[Flow, Any]:
@@ -118,7 +116,7 @@ def _load_file(path: Path, reference: str) -> ModuleType:
 
 
 def _load_alone(file: Path) -> ModuleType:
-    name = _PREFIX + re.sub(r"\W", "_", file.stem)
+    name = BY_PATH + re.sub(r"\W", "_", file.stem)
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__file__ != str(file):
         name = f"{name}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"

@@ -127,9 +127,22 @@ def _check_types(auto_table: Sequence[str | None], hook_args: Mapping[str, Any],
         if name is not None and name not in types and (near or name.partition(".")[0] in libraries):
             near = near or get_close_matches(name, types, n=1, cutoff=0.0)
             reader.faults.append(f"auto_table[{i}] is {name!r}, for which there is no hook. Did you mean {near[0]!r}?")
-    for name in hook_args:
+    for name, args in hook_args.items():
         if name not in types and name not in libraries:
             reader.unknown("hook_args", name, dict.fromkeys([*libraries, *types], ""))
+            continue
+        meant = [one for one in types if name in (one, one.partition(".")[0])]
+        if all(one in registry.BUILT_IN and one not in own for one in meant):
+            _check_options(args, f"hook_args.{name}", {k: v for one in meant for k, v in registry.BUILT_IN[one].options.items()}, reader)
+
+
+def _check_options(args: Mapping[str, Any], path: str, options: Mapping[str, tuple[str, ...]], reader: Reader) -> None:
+    """Note options that a hook of this package does not have, and values that they cannot have; hooks of others check their own."""
+    for key, value in args.items():
+        if key not in options:
+            reader.unknown(path, key, options)
+        elif value not in options[key]:
+            reader.faults.append(f"{path}.{key} must be one of {', '.join(options[key])}, not {value!r}.")
 
 
 def _mentions(value: Any, text: str) -> bool:

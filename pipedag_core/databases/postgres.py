@@ -34,6 +34,9 @@ _TRIES: Final = 4
 #: The database gave up one of several transactions that were in each other's way.
 _AGAIN: Final = frozenset({"40001", "40P01"})
 
+#: Seconds for which a connection that nobody uses is believed to be there still.
+WARM_S: Final = 1.0
+
 #: Without them, the same query would have other results on another server or beside other queries.
 _SETTINGS: Final = ("TimeZone = 'UTC'", "synchronize_seqscans = off", "client_min_messages = warning")
 
@@ -47,11 +50,18 @@ class Held:
         connection: In autocommit mode.
         label: Whose the server says that it is (`application_name`).
         untidy: The user's own statements ran on it, so that nobody else may have it.
+        used: When it was last known to work (`time.monotonic`).
     """
 
     connection: Connection
     label: str = ""
     untidy: bool = field(default=False)
+    used: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it was in use a moment ago, so that it is hardly lost without anybody knowing."""
+        return time.monotonic() - self.used < WARM_S
 
     def naming(self, label: str) -> str:
         """Return the statement that tells the server whose it is, with a semicolon; "" if the server knows."""
@@ -181,6 +191,7 @@ class Database:
                 connection.close()
         finally:
             if not connection.closed:
+                held.used = time.monotonic()
                 with self._guard:
                     self._idle.append(held)
             self._free.release()

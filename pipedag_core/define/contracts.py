@@ -9,22 +9,20 @@ import inspect
 import types
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
-from pipedag_core.define.shapes import UNKNOWN, inner, library
+from pipedag_core.define.annotations import CONTRACT_BASES, UNKNOWN, library
+from pipedag_core.define.shapes import inner
 from pipedag_core.define.values import Table
 from pipedag_core.define.walk import Kind, children, join, kind_of, segment
 
-#: (library, name) of the class from which all contracts of a library are derived.
-_BASES: Final = frozenset({("dataframely", "Schema"), ("pandera", "DataFrameModel"), ("pydiverse.colspec", "ColSpec")})
-
 #: Bases that libraries keep for themselves.
-_OWN: Final = frozenset({library for library, _ in _BASES})
+_OWN: Final = frozenset({library for library, _ in CONTRACT_BASES})
 
 
 def is_contract(cls: Any) -> bool:
     """Return whether something is a class that says what rows a table has."""
     if not isinstance(cls, type) or library(cls) in _OWN:
         return False
-    return any((library(base), base.__name__) in _BASES for base in cls.__mro__)
+    return any((library(base), base.__name__) in CONTRACT_BASES for base in cls.__mro__)
 
 
 def contract_in(annotation: Any) -> type | None:

@@ -15,7 +15,7 @@ TARGETS = {
     "plan_flow": "pipedag_core.plan.compile:plan_flow",
     "subflow": "pipedag_core.plan.selection:subflow",
     "draw_flow": "pipedag_core.plan.draw:draw_flow",
-    "output_from_store": "pipedag_core.runner:output_from_store",
+    "output_from_store": "pipedag_core.looking:output_from_store",
     "extract_flow": "pipedag_core.production.extract:extract_flow",
     "materialize_table": "pipedag_core.runner:materialize_table",
 }

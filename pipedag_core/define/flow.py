@@ -130,6 +130,7 @@ class Flow(Container):
         ignore_task_version: bool | None = None,
         ignore_position_hashes: bool = False,
         inputs: Mapping[Any, Any] | None = None,
+        take_over: bool = False,
         observers: Sequence[Any] = (),
         **engine_options: Any,
     ) -> Any:
@@ -152,6 +153,8 @@ class Flow(Container):
             inputs: Replaces what tasks give, for this run: output of a task, or item of one -> frame, `Table`, plain value, or nest of them. These tasks do
                 not run. No stage that they are in, or that takes anything from such a stage, is committed: it runs into a scratch generation,
                 which the result can be read from.
+            take_over: Do not wait for another run that writes one of the stages: take the stage away from it. What it does with the stage from then
+                on is refused, so that it fails.
             observers: Are told what happens; see `RunObserver`.
             engine_options: Options of the engine, such as `max_workers`, as under `orchestration: args:` of the configuration.
 
@@ -176,6 +179,7 @@ class Flow(Container):
             ignore_task_version=ignore_task_version,
             ignore_position_hashes=ignore_position_hashes,
             inputs=inputs,
+            take_over=take_over,
             observers=observers,
             **engine_options,
         )

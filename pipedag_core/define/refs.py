@@ -121,7 +121,7 @@ class Reference:
         )
 
     def get_output_from_store(self, as_type: Any = None, **options: Any) -> Any:
-        """Return the last committed value from the store, without running anything; see `pipedag_core.runner.output_from_store`."""
+        """Return the last committed value from the store, without running anything; see `pipedag_core.looking.output_from_store`."""
         return doors.output_from_store(self, as_type=as_type, **options)
 
     # --- what only a value can do

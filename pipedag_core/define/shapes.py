@@ -5,22 +5,17 @@ No library is imported for this: table types are known by name, as annotations m
 
 from __future__ import annotations
 
-import inspect
-import re
 import types
 import typing
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import fields
 from datetime import date, time, timedelta
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
 
+from pipedag_core.define.annotations import CONTRACT_BASES, UNKNOWN, field_annotation, is_table_text, library
 from pipedag_core.define.values import RawSql
 from pipedag_core.define.walk import Kind, kind_of_class
-
-#: Stands for an output about which nothing is known.
-UNKNOWN: Final = object()
 
 #: (top package, class name): an output annotated with one of these classes, or with a class derived from it, is one table.
 _TABLE_CLASSES: Final = frozenset(
@@ -38,40 +33,12 @@ _TABLE_CLASSES: Final = frozenset(
         ("ibis", "Table"),
         ("pydiverse.transform", "Table"),
         # Classes that say what rows a table has.
-        ("dataframely", "Schema"),
-        ("pandera", "DataFrameModel"),
-        ("pydiverse.colspec", "ColSpec"),
+        *CONTRACT_BASES,
     }
-)
-
-#: The same for annotations that are text and cannot be evaluated, by the names under which these libraries are commonly imported.
-_TABLE_TEXT: Final = re.compile(
-    r"(?:(?:pd|pandas)\.DataFrame|(?:pl|polars)\.(?:DataFrame|LazyFrame)|(?:pa|pyarrow)\.(?:Table|RecordBatch|RecordBatchReader)"
-    r"|(?:sa|sqlalchemy)\.(?:Select|CompoundSelect|Selectable|FromClause|TextClause|Alias|Subquery|CTE|Table|TableClause)"
-    r"|(?:duckdb\.)?DuckDBPyRelation|(?:ibis|ir|pdt)\.Table|DataFrame|LazyFrame|RecordBatchReader|TextClause)(?:\[.*\])?"
 )
 
 _WITHOUT_ITEMS: Final = (bool, int, float, date, time, timedelta, Decimal, type(None))
 _WITHOUT_ATTRIBUTES: Final = (dict, list, tuple, set, frozenset, str, bytes, RawSql, Mapping, MutableMapping, Sequence, *_WITHOUT_ITEMS)
-
-
-def returns(fn: Callable[..., Any]) -> Any:
-    """Return the return annotation of a function: evaluated where it can be, else as text, else `UNKNOWN`."""
-    return annotation_of(fn, "return")
-
-
-def annotation_of(fn: Callable[..., Any], name: str) -> Any:
-    """Return the annotation of one parameter of a function, or of `return`: evaluated where it can be, else as text, else `UNKNOWN`."""
-    raw: Any = getattr(fn, "__annotations__", {}).get(name, UNKNOWN)
-    if not isinstance(raw, str):
-        return type(None) if raw is None else raw
-    holder = SimpleNamespace(__annotations__={name: raw})
-    try:
-        # The names in an annotation are those of the module in which it was written, also if a decorator of another one has wrapped the function.
-        known = getattr(inspect.unwrap(fn), "__globals__", {})
-        return typing.get_type_hints(holder, globalns=known, include_extras=True)[name]
-    except Exception:  # noqa: BLE001 -- evaluating text that users wrote can raise anything; then the text is all that is known
-        return raw
 
 
 def unwrap(annotation: Any) -> Any:
@@ -93,17 +60,11 @@ def text_of(annotation: Any) -> str:
     return annotation if isinstance(annotation, str) else repr(annotation)
 
 
-def library(cls: type[object]) -> str:
-    """Return the library that a class is from: its top package; of one namespace package, which holds several libraries, two parts."""
-    package, _, rest = cls.__module__.partition(".")
-    return f"pydiverse.{rest.partition('.')[0]}" if package == "pydiverse" else package
-
-
 def is_table(annotation: Any) -> bool:
     """Return whether an output with this annotation is known to be one table without a name of its own."""
     plain = unwrap(annotation)
     if isinstance(plain, str):
-        return _TABLE_TEXT.fullmatch(plain.strip().strip("\"'")) is not None
+        return is_table_text(plain)
     cls = get_origin(plain) or plain
     if not isinstance(cls, type):
         return False
@@ -131,7 +92,7 @@ def problem(annotation: Any, kind: str, key: Any, outputs: tuple[str, ...] | Non
     """Return why an output with this annotation has no such item or attribute, or None if it may have.
 
     Args:
-        annotation: As `returns` gave it.
+        annotation: As `annotation_of` gave it.
         kind: "item" or "attr".
         key: The item's key or the attribute's name.
         outputs: The declared names of the task's tables, which are the items of a script.
@@ -172,10 +133,7 @@ def inner(annotation: Any, kind: str, key: Any) -> Any:
     cls = get_origin(plain) or plain
     args = get_args(plain)
     if known is not None or typing.is_typeddict(cls):
-        try:
-            return typing.get_type_hints(cls, include_extras=True).get(key, UNKNOWN)
-        except Exception:  # noqa: BLE001 -- as in `returns`
-            return UNKNOWN
+        return field_annotation(cls, key)
     if kind == "item" and cls in (dict, Mapping, MutableMapping) and len(args) == 2:
         return args[1]
     if kind == "item" and cls in (list, Sequence) and len(args) == 1:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final, overload
 
 from pipedag_core import naming
 from pipedag_core.define import compared
+from pipedag_core.define.annotations import Unevaluated, annotation_of, scope_of, unevaluated
 from pipedag_core.define.capture import Capture
-from pipedag_core.define.context import declaring, executing
+from pipedag_core.define.context import by_hand, declaring, executing
 from pipedag_core.define.contracts import may_name
 from pipedag_core.define.lazydict import resolve
 from pipedag_core.define.options import Declared, TaskOptions, make_options
 from pipedag_core.define.refs import Reference
-from pipedag_core.define.shapes import annotation_of, problem, returns
+from pipedag_core.define.shapes import problem
+from pipedag_core.define.walk import iter_leaves
 from pipedag_core.errors import FlowError
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ class TaskFunction(Declared):
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.options = options
+        self._scope = scope_of(fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Record a task and return a reference to its output; or, where no flow is being declared, call the function.
@@ -50,7 +54,11 @@ class TaskFunction(Declared):
         declaration: Declaration | None = declaring.get()
         # A flow can be declared inside a running task; what that task's own helpers call then runs at once, as elsewhere.
         if declaration is None or executing.get() is not declaration.executing:
-            return self.fn(*args, **kwargs)
+            token = by_hand.set(True)
+            try:
+                return self.fn(*args, **kwargs)
+            finally:
+                by_hand.reset(token)
         stage = declaration.stage
         if stage is None:
             raise FlowError(
@@ -67,18 +75,23 @@ class TaskFunction(Declared):
 
     @functools.cached_property
     def returns(self) -> Any:
-        """The return annotation: evaluated where it can be, else as text; `shapes.UNKNOWN` if there is none."""
-        return returns(self.fn)
+        """The return annotation: evaluated where it can be, else as text; `annotations.UNKNOWN` if there is none."""
+        return annotation_of(self.fn, "return", self._scope)
 
     @functools.cached_property
     def promised(self) -> Mapping[str, Any]:
         """Parameter -> annotation, for those whose annotation may name a contract of rows; of `*args` as that of a tuple."""
         found: dict[str, Any] = {}
         for name, parameter in self.signature.parameters.items():
-            annotation = annotation_of(self.fn, name)
+            annotation = annotation_of(self.fn, name, self._scope)
             if may_name(annotation):
                 found[name] = tuple[annotation, ...] if parameter.kind is inspect.Parameter.VAR_POSITIONAL else annotation
         return found
+
+    @functools.cached_property
+    def unevaluated(self) -> Mapping[str, Unevaluated]:
+        """Parameter, or `return` -> what of its annotation cannot be evaluated, though a contract of rows may stand there."""
+        return unevaluated(self.fn, self._scope)
 
     @functools.cached_property
     def description(self) -> str:
@@ -133,6 +146,8 @@ class Task(Reference):
         self.parameters: Mapping[str, Any] = {label: capture.take(value, label) for label, value in given.items()}
         self.waiting = capture.waiting
         self._depend(capture, len(self.flow.tasks))
+        if function.unevaluated:
+            _tell_unevaluated(self)
         self.id, self.number = declaration.add(self)
 
     def _depend(self, capture: Capture, number: int) -> None:
@@ -206,6 +221,44 @@ class Task(Reference):
 
     def __repr__(self) -> str:
         return f"<task {self.stage.name}.{self.id}>"
+
+
+def _tell_unevaluated(task: Task) -> None:
+    """Refuse annotations that name a contract which cannot be found, and warn where one might be named.
+
+    Raises:
+        FlowError: A contract is named, and would not be looked at.
+    """
+    function = task.function
+    known = function.signature.parameters
+    gathered = next((name for name, item in known.items() if item.kind is inspect.Parameter.VAR_KEYWORD), "")
+    concerned = {"return", *(label if label in known else gathered for label, value in task.parameters.items() if _may_hold_tables(value))}
+    code: Any = getattr(inspect.unwrap(function.fn), "__code__", None)
+    for name, found in function.unevaluated.items():
+        if name not in concerned:
+            continue
+        what = "return annotation" if name == "return" else f"annotation of parameter {name!r}"
+        told = (
+            f"Task {task.name!r} of stage {task.stage.name!r} in flow {task.flow.name!r}: the {what} cannot be evaluated: {found.text!r}"
+            f"{f' ({found.where})' if found.where else ''}: {found.why}."
+        )
+        fix = "Import the name where the module runs and not for type checkers only, define it before the task, or say it with Table(..., annotation=...)."
+        if found.is_contract:
+            raise FlowError(
+                f"{told} So the contract that it names would not be looked at. {fix}",
+                task=task.name,
+                stage=task.stage.name,
+                flow=task.flow.name,
+            )
+        text = f"{told} If it names a contract of rows, that is not looked at. {fix}"
+        if code is None:
+            warnings.warn(text, stacklevel=2)
+        else:
+            warnings.warn_explicit(text, UserWarning, code.co_filename, code.co_firstlineno)
+
+
+def _may_hold_tables(value: Any) -> bool:
+    return any(isinstance(leaf, Reference) for _, leaf in iter_leaves(value))
 
 
 def _where(capture: Capture) -> dict[str, str]:

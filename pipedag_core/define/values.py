@@ -118,6 +118,8 @@ class Table(Generic[T]):
 
         Raises:
             DuplicateName: The task has written a table of this name already.
+            MaterializationError: It is called in a thread that the task has started without handing its context on
+                (`contextvars.copy_context().run`), or after the task has returned.
             UnsupportedByStore: `config_context` or `schema` is given, or `return_as_type` outside of a task.
         """
         return doors.materialize_table(self, return_as_type=return_as_type, config_context=config_context, schema=schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -25,11 +25,13 @@ class Entry:
         target: `module:Class`.
         install: What to install when the library is missing.
         reads: Whether inputs can be asked for as this type; else it can only be returned.
+        options: Option of the configuration -> values that it may have.
     """
 
     target: str
     install: str
     reads: bool = True
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 _ARROW: Final = "pipedag_core.hooks.arrow:ArrowHook"
@@ -38,7 +40,9 @@ _SQLALCHEMY: Final = "pipedag_core.hooks.sqlalchemy:SqlAlchemyHook"
 
 #: Name of a type (its top package and its class) -> hook.
 BUILT_IN: Final[Mapping[str, Entry]] = {
-    "pandas.DataFrame": Entry("pipedag_core.hooks.pandas:PandasHook", "pipedag-core[pandas]"),
+    "pandas.DataFrame": Entry(
+        "pipedag_core.hooks.pandas:PandasHook", "pipedag-core[pandas]", options={"dtype_backend": ("numpy", "numpy_nullable", "pyarrow")}
+    ),
     "polars.DataFrame": Entry(_POLARS, "pipedag-core[polars]"),
     "polars.LazyFrame": Entry(_POLARS, "pipedag-core[polars]"),
     "pyarrow.Table": Entry(_ARROW, "pyarrow"),

@@ -34,7 +34,7 @@ class SqlAlchemyHook:
 
     def read(self, table: TableSource, as_type: Any, context: ReadContext) -> Any:
         """Return a `sa.Alias` with the argument's name, whose `original` is the input's placeholder as a `sa.Table`."""
-        return _table(table.schema.arrow, context.label).alias(context.alias)
+        return _alias(table.schema.arrow, context.label, context.alias)
 
     def write(self, obj: Any, context: WriteContext) -> TableData:
         """Hand over the query as text of the store's dialect, with all values written into it.
@@ -63,6 +63,12 @@ def type_text(kind: Any, dialect: str) -> str:
         return str(made.compile(dialect=_dialect(dialect)))
     except exc.SQLAlchemyError as error:
         raise FlowError(f"{made!r} is no type that {dialect} can store a column as: {error}") from error
+
+
+@lru_cache(maxsize=4096)
+def _alias(arrow: bytes, label: str, alias: str) -> Any:
+    # Nothing changes it, and what it works out about its columns is kept with it.
+    return _table(arrow, label).alias(alias)
 
 
 @lru_cache(maxsize=4096)

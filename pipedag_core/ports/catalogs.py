@@ -526,6 +526,26 @@ class Catalog(Protocol):
         """
         ...
 
+    def forget_stages(self, stages: Sequence[str]) -> Garbage | Held:
+        """Remove all generations of stages, the current ones included, and return what can be deleted from the stores.
+
+        The stages are then as if they had never been committed, but for their numbers, which are never given twice. What generations of other stages
+        point to stays. A run that is at work, and has opened, read or written one of the stages, is not disturbed (`Held`); one that has died,
+        or whose time has expired, is refused from then on, as by `open_stages`.
+
+        Raises:
+            RunError: A stage that is not among them became current by the same commit.
+        """
+        ...
+
+    def clear(self) -> Held | None:
+        """Forget all runs, generations, results and stored objects; only the counters of the stages stay. What the stores hold is not touched.
+
+        Returns:
+            A run that is at work, and nothing was changed; else None.
+        """
+        ...
+
     def close(self) -> None:
         """Give back all connections."""
         ...

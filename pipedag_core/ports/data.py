@@ -376,3 +376,29 @@ class Written:
     size: int | None
     content_hash: str | None
     seal: str | None = None
+
+
+# --- between two tables -------------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RowDifference:
+    """How the rows of two tables differ, counted.
+
+    Attributes:
+        added: Rows of the later table that the earlier one lacks. Where rows are compared as a whole, how often one occurs counts.
+        removed: Rows of the earlier table that the later one lacks.
+        changed: Rows that both have by their key, and in which anything else differs; None where there is no key to tell.
+        columns: Column -> in how many of the changed rows it differs; those that differ nowhere are left out.
+    """
+
+    added: int
+    removed: int
+    changed: int | None = None
+    columns: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the rows are the same, in whatever order."""
+        return not (self.added or self.removed or self.changed)

@@ -13,6 +13,7 @@ from pipedag_core.ports.data import (
     Form,
     Placeholder,
     Prepared,
+    RowDifference,
     Source,
     StoredTable,
     TableData,
@@ -142,6 +143,24 @@ class StoreSession(Protocol):
 
     def hash_rows(self, data: TableData) -> str | None:
         """Return the content hash of rows in memory, equal to what `write` would find; None if the rows are not in memory."""
+        ...
+
+    def compare_rows(
+        self, before: StoredTable | ExternalTable, after: StoredTable | ExternalTable, columns: Sequence[str], key: Sequence[str]
+    ) -> RowDifference:
+        """Count how the rows of two tables differ, where they lie: no row leaves the store.
+
+        Two nulls are equal, and so are two values that are not a number. The order of rows does not count.
+
+        Args:
+            before, after: The tables.
+            columns: Which columns are compared, at least one; both tables have them, in types that can be compared with each other.
+            key: Those of the columns that name a row in both tables, without nulls; empty to compare rows as a whole.
+
+        Raises:
+            StoredDataMissing, StoreError: A table is gone.
+            QueryFailed: The database cannot compare them.
+        """
         ...
 
 

@@ -37,9 +37,6 @@ MANIFEST: Final = "manifest.json"
 _FORMAT: Final = "pipedag production bundle"
 _VERSION: Final = 1
 
-#: Modules that were loaded by the path of their file have names that no other process can import.
-_BY_PATH: Final = "pipedag_flow_"
-
 
 # --- saving -------------------------------------------------------------------------------------------------------------------------------
 
@@ -164,7 +161,7 @@ def _check_code(parts: Parts, code_as: str, problems: list[str]) -> None:
             problems.append(
                 f"the function of {node.full_id} is not what stands at {module}:{qualname}. Define it at the top of a module, under its own name."
             )
-        elif module.startswith(_BY_PATH) and code_as == "reference":
+        elif module.startswith(codec.BY_PATH) and code_as == "reference":
             problems.append(
                 f"the function of {node.full_id} is in a file that is no part of a package, and was loaded by its path. Pass code='package', or name "
                 "the flow by its module (package.module:flow)."

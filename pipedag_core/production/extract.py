@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipedag_core.arrow_schema import to_arrow
+from pipedag_core.config.choice import configuration
 from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.define.evaluate import evaluate
 from pipedag_core.define.flow import Flow
@@ -35,7 +36,6 @@ from pipedag_core.run.loading import read_blob
 from pipedag_core.run.result import tasks_of
 from pipedag_core.run.session import Session
 from pipedag_core.run.today import why_stale
-from pipedag_core.runner import configuration
 
 
 def extract_flow(

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from pipedag_core.config.context import ConfigContext
 from pipedag_core.config.wire import open_catalog
 from pipedag_core.errors import ConfigError, InputMismatch, RunError
+from pipedag_core.looking import stored_value
 from pipedag_core.naming import normalize
-from pipedag_core.runner import PUT, put_tables, stored_value
+from pipedag_core.runner import PUT, put_tables
 
 #: What a place begins with that is a table of an instance: `table:stage.name`.
 TABLE: Final = "table:"

@@ -43,6 +43,9 @@ _SETTINGS: Final = {
     "temp_directory": "",
 }
 
+#: Of these, values that are equal have the same text.
+_SAME_TEXT: Final = frozenset({str, int, bool, bytes, type(None)})
+
 _numbers = count()
 
 
@@ -459,8 +462,8 @@ def _same(known: Any, leaf: Any) -> bool:
         return _is_table(leaf) and known.equals(leaf.schema)
     if known is leaf:
         return True
-    # Values stand in the text of queries, so 0.0 and -0.0 are two; and who knows what `==` means for other objects.
-    return type(known) is type(leaf) and is_plain(known) and known == leaf and (type(known) is not float or repr(known) == repr(leaf))
+    # Values stand in the text of queries, so 0.0 and -0.0, or 1.0 and 1.00 as decimals, are two; and who knows what `==` means for other objects.
+    return type(known) is type(leaf) and is_plain(known) and known == leaf and (type(known) in _SAME_TEXT or repr(known) == repr(leaf))
 
 
 def _flatten(value: Any, leaves: list[Any]) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, final
 
+from pipedag_core.config.choice import configuration
 from pipedag_core.config.context import ConfigContext, PipedagConfig
 from pipedag_core.config.flows import load_flow
 from pipedag_core.define.evaluate import evaluate
@@ -26,7 +27,6 @@ from pipedag_core.production.shapes import listed
 from pipedag_core.production.snapshot import Snapshot, open_snapshot
 from pipedag_core.run.inputs import leaves
 from pipedag_core.run.loading import read_blob
-from pipedag_core.runner import configuration
 
 
 @final

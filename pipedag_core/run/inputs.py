@@ -19,6 +19,7 @@ from pipedag_core.plan.model import Plan
 from pipedag_core.ports.catalogs import FoundResult, TaskKey
 from pipedag_core.ports.data import ExternalTable, Placeholder, StoredBlob, StoredTable, StoredView, TableSource
 from pipedag_core.ports.stores import StoreSession
+from pipedag_core.run import outside
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.pointing import renamed, shown_objects
 from pipedag_core.run.session import Run, Session
@@ -161,7 +162,7 @@ def upstream_results(session: Session, run: Run, plan: Plan, tasks: Sequence[Tas
     """Return the results of tasks, as this run sees them.
 
     Raises:
-        RunError: Some have no result; the message says which stages to run.
+        RunError: Some have no result, or one that does not fit the task as it is declared now; the message says which stages to run.
     """
     if not tasks:
         return {}
@@ -176,13 +177,15 @@ def upstream_results(session: Session, run: Run, plan: Plan, tasks: Sequence[Tas
     absent = [item for item, key in keys.items() if key not in found]
     if absent:
         names = ", ".join(f"{item.stage.name}.{item.id}" for item in absent)
-        stages = sorted({item.stage.name for item in absent})
         raise RunError(
             f"{who} of flow {plan.flow!r} needs the result of {names}, which is not there for the flow as it is wired now. "
-            f"Run {'stage' if len(stages) == 1 else 'stages'} {', '.join(stages)} first, or the whole flow.",
+            f"{outside.committed_instead(session, plan, absent)}{outside.advice(absent)}",
             flow=plan.flow,
             tasks=tuple(names.split(", ")),
         )
+    for item, key in keys.items():
+        if (item.options.nout is not None or item.options.outputs is not None) and outside.is_outside(run, plan, item):
+            outside.refuse_unfit(plan, item, found[key], decode_output(found[key]), who)
     return {item: found[key] for item, key in keys.items()}
 
 

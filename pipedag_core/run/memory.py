@@ -1,13 +1,13 @@
 """What the catalog knows, remembered by a run whose steps are all carried out by this process.
 
-Such a run asks the catalog once per stage and not once per task, and records results that only point to what is current anyway in batches. What
-the catalog promises stays as it is:
+Such a run asks the catalog once per stage and not once per task, and records results in batches where little is lost if the process dies. What the
+catalog promises stays as it is:
 
 * While the run holds a stage's lease nobody else changes the stage, so what was read ahead stays true; what is not among it is asked for. That
   includes that the tables of its current generation are there, which clean-up leaves alone.
-* A result that waits to be recorded points to objects of the current generation only, which clean-up leaves alone. If the process dies before
-  it is recorded, the next run finds the same result again.
-* Everything that waits is recorded, in one transaction, together with the next result that holds something new, and before the stage is
+* A result that waits to be recorded points to what its task has just written, and to objects of the current generation, which clean-up leaves
+  alone. If the process dies before it is recorded, the next run finds the same objects again, and makes anew what was written: work of a moment.
+* What waits in a stage is recorded in one transaction: when it stands for more than a moment's work, or has waited for long, and before the stage is
   committed or given up. The lease's fencing number decides then, as always.
 
 A run without a memory (each step in a process of its own) asks and records one by one.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import final
 
@@ -27,6 +28,9 @@ from pipedag_core.ports.data import StoredObject, StoredTable
 
 #: Seconds for which a result may wait to be recorded, so that others can see how far the run is.
 PATIENCE_S = 0.2
+
+#: Seconds of work that may wait to be recorded, and are done again if the process dies before. One task that took longer is recorded at once.
+MOMENT_S = 0.05
 
 
 @final
@@ -60,6 +64,16 @@ class StageMemory:
 
 
 @final
+@dataclass(slots=True)
+class Batch:
+    """What waits to be recorded in one generation, since when (`time.monotonic`), and how many seconds of work would be lost with it."""
+
+    records: list[Record] = field(default_factory=list[Record])
+    since: float = field(default_factory=time.monotonic)
+    work_s: float = 0.0
+
+
+@final
 class RunMemory:
     """Asks the catalog for one run, and remembers. Safe to use from several threads.
 
@@ -77,8 +91,7 @@ class RunMemory:
         self._stages: dict[str, StageMemory] = {}
         self._given: dict[tuple[str, str], FoundResult] = {}
         self._there: set[str] = set()
-        self._waiting: list[Record] = []
-        self._waiting_since = 0.0
+        self._waiting: dict[GenerationKey, Batch] = {}
 
     # --- asking -------------------------------------------------------------------------------------------------------------------
 
@@ -162,7 +175,7 @@ class RunMemory:
     # --- recording ----------------------------------------------------------------------------------------------------------------
 
     def record(self, generation: GenerationKey, result: TaskResult, new: Sequence[NewObject], objects: Sequence[StoredObject]) -> None:
-        """As `Catalog.record`; a result without anything new may be recorded a little later.
+        """As `Catalog.record`; a result that cost little may be recorded a little later.
 
         Args:
             generation, result, new: As there.
@@ -175,30 +188,44 @@ class RunMemory:
         with self._lock:
             memory = self._stage(generation.stage)
             self._refuse_taken(memory, generation.stage, result)
-            if new or any(item.id not in memory.current for item in objects):
+            batch = self._waiting.get(generation) or Batch()
+            work_s = batch.work_s + (result.seconds if new else 0.0)
+            written = {item.stored.id for item in new}
+            # What is neither new nor current may be removed by clean-up, and it is this task that has to be done again then.
+            if work_s > MOMENT_S or any(item.id not in memory.current and item.id not in written for item in objects):
                 # What waits is not lost if this one is refused: it is tried again with the next one.
-                self._catalog.record_all(self._run_id, (*self._waiting, record))
-                self._waiting = []
+                self._flush(generation, record)
             else:
-                self._waiting_since = self._waiting_since if self._waiting else time.monotonic()
-                self._waiting.append(record)
+                batch.records.append(record)
+                batch.work_s = work_s
+                self._waiting[generation] = batch
             self._remember(memory, record, objects)
-            if self._waiting and time.monotonic() - self._waiting_since > PATIENCE_S:
-                self.flush()
+            if time.monotonic() - batch.since > PATIENCE_S:
+                self._flush(generation)
 
     def flush(self) -> None:
-        """Record everything that waits."""
-        with self._lock:
-            if self._waiting:
-                self._catalog.record_all(self._run_id, self._waiting)
-                self._waiting = []
+        """Record everything that waits. What one stage refuses does not keep what waits in others from being recorded."""
+        with self._lock, ExitStack() as stack:
+            for generation in self._waiting:
+                stack.callback(self._flush, generation)
+
+    def _flush_stage(self, stage: str) -> None:
+        for generation in [key for key in self._waiting if key.stage == stage]:
+            self._flush(generation)
+
+    def _flush(self, generation: GenerationKey, *more: Record) -> None:
+        batch = self._waiting.get(generation)
+        records = (*(batch.records if batch is not None else ()), *more)
+        if records:
+            self._catalog.record_all(self._run_id, records)
+        self._waiting.pop(generation, None)
 
     def leave(self, stages: Sequence[str]) -> None:
         """Forget what was read ahead of stages that the run does not have open any more, and what waited to be recorded there."""
         with self._lock:
             for stage in stages:
                 self._stages.pop(stage, None)
-            self._waiting = [record for record in self._waiting if record.generation.stage not in stages]
+            self._waiting = {key: batch for key, batch in self._waiting.items() if key.stage not in stages}
             self._there.clear()
 
     def forget_all(self) -> None:
@@ -211,9 +238,12 @@ class RunMemory:
     # --- inside -------------------------------------------------------------------------------------------------------------------
 
     def _stage(self, stage: str) -> StageMemory:
-        return self._stages.setdefault(stage, StageMemory())
+        if stage not in self._stages:
+            self._stages[stage] = StageMemory()
+        return self._stages[stage]
 
     def _read_results(self, stage: str, memory: StageMemory) -> None:
+        self._flush_stage(stage)
         memory.results = {}
         recent = self._catalog.recent_results(self._run_id, stage)
         # The newest comes first and is to stay.
@@ -225,6 +255,7 @@ class RunMemory:
         memory.is_untouched = memory.is_new and not recent
 
     def _read_objects(self, stage: str, memory: StageMemory) -> None:
+        self._flush_stage(stage)
         memory.objects = {}
         known: Sequence[KnownObject] = self._catalog.recent_objects(self._run_id, stage)
         for item in reversed(known):

@@ -6,13 +6,14 @@ reads it as one more input. What the task does not return as well is shown besid
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, cast, final
 
 from pipedag_core.define.values import Table
-from pipedag_core.errors import DuplicateName, UnsupportedByStore
+from pipedag_core.errors import DuplicateName, MaterializationError, UnsupportedByStore
 from pipedag_core.naming import check_bytes
 from pipedag_core.plan.outputs import beside_path, name_output
 from pipedag_core.ports.catalogs import NewObject
@@ -30,7 +31,7 @@ class WouldWrite(BaseException):
 
 @final
 class Midway:
-    """Writes such tables for one execution of one task.
+    """Writes such tables for one execution of one task, one at a time whichever of the task's threads asks.
 
     Args:
         place: Where outputs go; each table becomes one more input of it.
@@ -61,12 +62,35 @@ class Midway:
         self._before_query = before_query
         self._writes = writes
         self._slots: dict[str, Slot] = {}
+        # What is written may be a stream that itself writes a table on its way.
+        self._lock = threading.RLock()
+        self._is_over = False
         # By the last part of its path an input is called in queries.
         self._aliases = {path.rpartition(".")[2].casefold() for path in place.inputs.labels}
 
     def materialize(self, table: Table[Any], *, return_as_type: Any = None, config_context: Any = None, schema: Any = None) -> Any:
-        """Write a table now; see `Table.materialize`."""
+        """Write a table now; see `Table.materialize`.
+
+        Raises:
+            MaterializationError: The task's function has come to its end; a thread of it has gone on.
+        """
+        with self._lock:
+            return self._materialized(table, return_as_type, config_context, schema)
+
+    def end(self) -> None:
+        """Refuse whatever comes later: the function has come to its end, and its output is being looked at."""
+        with self._lock:
+            self._is_over = True
+
+    def _materialized(self, table: Table[Any], return_as_type: Any, config_context: Any, schema: Any) -> Any:
         where = {"stage": self.place.stage, "task": self.place.task.id}
+        if self._is_over:
+            raise MaterializationError(
+                f"{self.place.who} has returned already, and a thread that it has started wants to write a table now. Wait for all threads before the "
+                "function returns.",
+                table=table.name,
+                **where,
+            )
         check_options(self.place.who, config_context, schema)
         path = beside_path(len(self._slots))
         name = name_output(self.place.task.id, path, table.name, self.place.position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import final
@@ -22,6 +23,9 @@ log = logging.getLogger("pipedag_core.run")
 
 #: Seconds for which the end of a run waits for a heartbeat that is under way.
 JOIN_S = 5.0
+
+#: Seconds between looks at whether something waits to be recorded while tasks take long.
+FLUSH_S = 1.0
 
 
 @final
@@ -117,17 +121,26 @@ def taking_part(session: Session, run: Run, plan: Plan) -> Generator[None]:
 
 @contextmanager
 def heartbeat(session: Session, run: Run) -> Generator[None]:
-    """Renew the run's leases and pins while something is at work."""
+    """Renew the run's leases and pins while something is at work, and let nothing wait to be recorded for long, nor beyond the end."""
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(run.info.ttl_s / 3):
+        every = run.info.ttl_s / 3
+        renewed = time.monotonic()
+        while not stop.wait(min(every, FLUSH_S)):
             try:
-                session.catalog.renew(run.id)
                 run.catalog(session).flush()
             except PipedagError as error:
+                # It is tried again; what is refused then is told by the step that needs it.
+                log.debug("Results of run %s wait still: %s", run.id, error)
+            if time.monotonic() - renewed < every:
+                continue
+            renewed = time.monotonic()
+            try:
+                session.catalog.renew(run.id)
+            except PipedagError as error:
                 # The next beat may do better; if none does, another run may take the stages over, and recording is refused.
-                log.warning("Run %s could not renew its leases and tries again in %.0f s: %s", run.id, run.info.ttl_s / 3, error)
+                log.warning("Run %s could not renew its leases and tries again in %.0f s: %s", run.id, every, error)
 
     thread = threading.Thread(target=beat, name="pipedag-heartbeat", daemon=True)
     thread.start()
@@ -137,3 +150,4 @@ def heartbeat(session: Session, run: Run) -> Generator[None]:
         stop.set()
         # A beat that waits for a locked catalog must not keep an interrupted program waiting; it is a daemon and ends by itself.
         thread.join(JOIN_S)
+        steps.flush(session, run)

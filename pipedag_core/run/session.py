@@ -175,6 +175,7 @@ class Run:
         memory: What the catalog knows, remembered, where this process carries out all steps of the run; see `pipedag_core.run.memory`.
         waiting: Step that waits for a lease -> when it began to wait, and whether that has been said aloud.
         supplied: What is given in place of what tasks would give; only where this process carries out all steps of the run.
+        take_over: What this process opens is taken away from whoever holds its lease, alive or not.
     """
 
     info: RunInfo
@@ -185,6 +186,7 @@ class Run:
     memory: RunMemory | None = field(default=None, repr=False, compare=False)
     waiting: dict[str, tuple[float, bool]] = field(default_factory=dict[str, "tuple[float, bool]"], repr=False, compare=False)
     supplied: Supplied = field(default_factory=Supplied, repr=False, compare=False)
+    take_over: bool = False
 
     @property
     def id(self) -> str:

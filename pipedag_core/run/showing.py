@@ -68,16 +68,22 @@ def refresh_names(session: Session) -> None:
 
 @final
 class NamesBeside:
-    """Refreshes the readable names after each commit of a run, in a thread beside it, so that people see a stage before the run is over."""
+    """Refreshes the readable names after each commit of a run, in a thread beside it, so that people see a stage before the run is over.
+
+    Where commits switch the names themselves, there is nothing to do.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._needed = session.tables.publication({}) is None
         self._lock = threading.Lock()
         self._wanted = False
         self._thread: threading.Thread | None = None
 
     def refresh(self) -> None:
         """Have the names refreshed soon; what is wanted meanwhile is done in one go."""
+        if not self._needed:
+            return
         with self._lock:
             self._wanted = True
             if self._thread is None:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, cast, final
 
 from pipedag_core.cache import codec, fingerprint
@@ -112,7 +113,7 @@ class Slot:
     @property
     def has_frame(self) -> bool:
         """Whether rows are in memory as a frame that can be looked at before it is written."""
-        return any(_short_type_name(kind) in _FRAMES for kind in type(self.obj).__mro__)
+        return not _type_names(self.obj).isdisjoint(_FRAMES)
 
     @property
     def is_script(self) -> bool:
@@ -288,7 +289,7 @@ def _slot(place: Place, item: Any, path: str, contract: type | None) -> Slot | N
         return Slot(path, item, None, is_nameless=True)
     if isinstance(item, _PLAIN):
         return None
-    names = {_short_type_name(kind) for kind in type(item).__mro__}
+    names = _type_names(item)
     settings = place.session
     if names & set(settings.auto_blob):
         return Slot(path, Blob(item), None)
@@ -365,8 +366,14 @@ def _at(path: str) -> str:
     return f" at {path!r}" if path else ""
 
 
-def _short_type_name(kind: type) -> str:
-    return f"{kind.__module__.split('.')[0].lstrip('_')}.{kind.__qualname__}"
+def _type_names(item: object) -> frozenset[str]:
+    """Return the short names of an object's type and of those that it is made from: package and name, as in `pandas.Series`."""
+    return _names_of(type(item))
+
+
+@lru_cache(maxsize=256)
+def _names_of(kind: type) -> frozenset[str]:
+    return frozenset(f"{base.__module__.split('.')[0].lstrip('_')}.{base.__qualname__}" for base in kind.__mro__)
 
 
 def prepare(place: Place, slots: Sequence[Slot], policy: Policy) -> None:

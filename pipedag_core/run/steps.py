@@ -15,6 +15,7 @@ from pipedag_core.ports.events import Outcome, PointReached, RunFinished, StepEn
 from pipedag_core.run.lookup import find_task, flow_lookup, plan_lookup
 from pipedag_core.run.notes import add_note, is_interruption, message_of
 from pipedag_core.run.outputs import discard
+from pipedag_core.run.outside import told_of
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import refresh_names, settle_names, show_failed, show_generation
 from pipedag_core.run.task_run import run_task, take_supplied, take_valid
@@ -67,6 +68,7 @@ def execute_step(
         if is_interruption(error):
             raise KeyboardInterrupt from error
         _complete(error, plan, step)
+        _tell_outside(error, session, run, flow, plan, step)
         report = StepReport(step.id, Outcome.FAILED, type(error).__name__, step.stage, step.task, message=message_of(error), error=error)
     if not report.seconds:
         report = replace(report, seconds=time.monotonic() - started)
@@ -110,6 +112,14 @@ def _complete(error: BaseException, plan: Plan, step: Step) -> None:
     told = " ".join([str(error), *getattr(error, "__notes__", ())])
     if not all(str(value) in told for value in facts.values()):
         add_note(error, f"in step {step.id} of flow {plan.flow!r}")
+
+
+def _tell_outside(error: BaseException, session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> None:
+    """Say what a task took as it was committed by another run: that may have been made by other code than there is now."""
+    task = flow_lookup(run, flow).tasks.get((step.stage or "", step.task or ""))
+    told = "" if task is None else told_of(session, run, plan, task)
+    if told:
+        add_note(error, told)
 
 
 def skip_step(session: Session, run: Run, step: Step, because: Step) -> StepReport:
@@ -164,8 +174,8 @@ def _level_of_waiting(run: Run, step: str) -> int:
     return logging.WARNING
 
 
-def _flush(session: Session, run: Run) -> None:
-    """Record what waits to be recorded of a stage that will not be committed; what is refused would not have been seen by anybody."""
+def flush(session: Session, run: Run) -> None:
+    """Record what waits to be recorded where nothing is committed with it; what is refused would not have been seen by anybody."""
     try:
         run.catalog(session).flush()
     except PipedagError as error:
@@ -178,7 +188,7 @@ def give_up(session: Session, run: Run, plan: Plan, stage: str) -> None:
     What its tasks gave is kept in generations that count as failed, where the next run finds it.
     """
     unit = plan.unit(stage)
-    _flush(session, run)
+    flush(session, run)
     numbers = _numbers(session, run, unit) if _shows(session) else {}
     session.catalog.give_up(run.id, unit)
     run.catalog(session).leave(unit)
@@ -205,7 +215,9 @@ def open_unit(session: Session, run: Run, flow: Flow, plan: Plan, stage: str) ->
     is_scratch = unit[0] in run.supplied.scratch
     # What is committed of a unit that will not be committed anew is looked at for the whole run.
     reads = (*reads_of(plan, unit), *unit) if is_scratch else reads_of(plan, unit)
-    opened = session.catalog.open_stages(run.id, unit, reads, scratch=plan.scratch or is_scratch)
+    if run.take_over:
+        _warn_of_taking(session, run, unit)
+    opened = session.catalog.open_stages(run.id, unit, reads, scratch=plan.scratch or is_scratch, take_over=run.take_over)
     if isinstance(opened, Opened):
         run.open.update(opened.generations)
         compared = [name for name in unit if name in flow_lookup(run, flow).compared]
@@ -214,6 +226,18 @@ def open_unit(session: Session, run: Run, flow: Flow, plan: Plan, stage: str) ->
             session.catalog.before(run.id, compared)
         session.tell(PointReached(run.id, "after_open"))
     return opened
+
+
+def _warn_of_taking(session: Session, run: Run, unit: Sequence[str]) -> None:
+    for lease in session.catalog.leases():
+        if lease.stage in unit and lease.run_id != run.id:
+            log.warning(
+                "Run %s takes stage %s over from %s (run %s): what that run does with it from now on is refused",
+                run.id,
+                lease.stage,
+                lease.owner.note or "another run",
+                lease.run_id,
+            )
 
 
 def _open(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> StepReport:
@@ -247,8 +271,8 @@ def _waiting(session: Session, run: Run, plan: Plan, step: Step, held: Held) -> 
     waited = time.monotonic() - run.waiting[step.id][0] if step.id in run.waiting else 0.0
     if waited > session.wait_s:
         raise LeaseHeld(
-            f"Flow {plan.flow!r} has waited {_span(waited)}, longer than lease_wait allows: {reason}. Run again when that is over, or set lease_wait "
-            "in the configuration to a longer time.",
+            f"Flow {plan.flow!r} has waited {_span(waited)}, longer than lease_wait allows: {reason}. Run again when that is over, set lease_wait in "
+            "the configuration to a longer time, or take the stage away from that run with --take-over.",
             flow=plan.flow,
             stage=held.stage,
             run_id=held.run_id,
@@ -343,7 +367,7 @@ def _open_generation(session: Session, run: Run, stage: str) -> GenerationKey | 
 def _finish(session: Session, run: Run, plan: Plan, step: Step, state: str | None) -> StepReport:
     state = state or _state(session, run, plan)
     session.tell(PointReached(run.id, "before_finish"))
-    _flush(session, run)
+    flush(session, run)
     left = [row for row in session.catalog.generations() if row.run_id == run.id and row.state == "open"] if _shows(session) else []
     session.catalog.finish_run(run.id, state)
     run.open.clear()

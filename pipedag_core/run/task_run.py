@@ -13,7 +13,8 @@ from typing import Any, cast, final
 from pipedag_core.cache import codec, fingerprint
 from pipedag_core.cache.fingerprint import Fingerprint
 from pipedag_core.cache.modes import CacheValidationMode
-from pipedag_core.define.context import TaskContext, executing
+from pipedag_core.define import context
+from pipedag_core.define.context import TaskContext
 from pipedag_core.define.flow import Flow
 from pipedag_core.define.task import Task
 from pipedag_core.define.values import Table
@@ -25,7 +26,7 @@ from pipedag_core.ports.events import Outcome, PointReached, StepReport
 from pipedag_core.ports.hooks import TracingHook
 from pipedag_core.ports.stores import StoreSession
 from pipedag_core.run import late, outputs
-from pipedag_core.run.inputs import INPUTS, TaskInputs, leaves, map_inputs, resolve
+from pipedag_core.run.inputs import INPUTS, TaskInputs, decode_output, leaves, map_inputs, resolve
 from pipedag_core.run.loading import Loaded, load, load_empty
 from pipedag_core.run.lookup import plan_lookup
 from pipedag_core.run.memory import RunMemory
@@ -284,7 +285,19 @@ def _find(job: Job, wanted: Fingerprint) -> FoundResult | None:
         names = sorted(item.name for item in hit.objects.values() if item.id in gone)
         log.warning("%s: stored %s is gone or damaged; the task runs again", job.who, ", ".join(names))
         return None
-    return hit if _is_declared(job, hit) else None
+    return hit if _is_declared(job, hit) and _is_readable(job, hit) else None
+
+
+def _is_readable(job: Job, hit: FoundResult) -> bool:
+    """Return whether the classes of stored values are still there, and as they were; looked into only where there may be any."""
+    if '"type":' not in hit.result.output:
+        return True
+    try:
+        decode_output(hit)
+    except UnsupportedValue as error:
+        log.warning("%s runs again, since its stored result cannot be read any more. %s", job.who, error)
+        return False
+    return True
 
 
 def _is_declared(job: Job, hit: FoundResult) -> bool:
@@ -507,7 +520,10 @@ def _outcome(
             _refuse_fresh_input(job, lazy=True)
 
     midway = Midway(_place(job, access, loaded), job.generation.number, policy, early, before_query, writes=writes)
-    value = _call(job, loaded, midway.materialize)
+    try:
+        value = _call(job, loaded, midway.materialize)
+    finally:
+        midway.end()
     _check_count(job, value)
     marked, slots = midway.beside(*collect(midway.place, value))
     return midway.place, marked, slots
@@ -541,10 +557,10 @@ class _context:  # noqa: N801 -- a context manager reads as a verb
         self._value = _task_context(job, materialize)
 
     def __enter__(self) -> None:
-        self._token = executing.set(self._value)
+        self._token = context.begin(self._value)
 
     def __exit__(self, *_: object) -> None:
-        executing.reset(self._token)
+        context.end(self._value, self._token)
 
 
 def _refuse(*_: Any, **__: Any) -> Any:

@@ -21,6 +21,7 @@ from pipedag_core.ports.data import (
     Prepared,
     QueryData,
     QuerySource,
+    RowDifference,
     Source,
     StoredTable,
     StoredView,
@@ -154,6 +155,24 @@ class ParquetSession:
         from pipedag_core.stores import relation_text
 
         return relation_text.readable(query, {pattern(self._layout.path(table.location)): table for table in self._bound.values()})
+
+    def compare_rows(
+        self, before: StoredTable | ExternalTable, after: StoredTable | ExternalTable, columns: Sequence[str], key: Sequence[str]
+    ) -> RowDifference:
+        """Let DuckDB count, over both files."""
+        import duckdb
+
+        from pipedag_core.stores import long_query, row_difference
+
+        for table in (before, after):
+            if isinstance(table, StoredTable):
+                self._existing(table)
+        text = row_difference.query(self._place(before), self._place(after), columns, key)
+        try:
+            [row] = long_query.execute(self._connection(), text).fetchall()
+        except duckdb.Error as error:
+            raise self._translate(error, f"Rows of {before.told} and {after.told}", text, ()) from error
+        return row_difference.read(row, columns, key)
 
     def _place(self, table: StoredTable | ExternalTable) -> str:
         if isinstance(table, ExternalTable):
@@ -290,7 +309,7 @@ class ParquetSession:
 
         path = self._layout.path(location)
         reader = parquet_files.batches(stream, where)
-        parquet_files.check_names(reader.schema.names, where)
+        table_options.check_names(reader.schema.names, where)
         table_options.check_columns(target.options, reader.schema.names, where)
         if target.options.type_map:
             engine, connection = _engine_module(), self._connection()
@@ -349,11 +368,11 @@ class ParquetSession:
             self._engine().release(spare, as_it_was=True)
 
     def _casts(self, connection: Any, text: str, target: Target, where: str) -> list[tuple[str, str]]:
-        from pipedag_core.stores import parquet_files, table_options
+        from pipedag_core.stores import table_options
 
         engine = _engine_module()
         columns = engine.columns_of(connection, text, where)
-        parquet_files.check_names([name for name, _ in columns], where)
+        table_options.check_names([name for name, _ in columns], where)
         table_options.check_columns(target.options, [name for name, _ in columns], where)
         for kind in target.options.type_map.values():
             engine.arrow_type(connection, kind, where)
@@ -364,7 +383,7 @@ class ParquetSession:
 
         path = self._layout.path(location)
         found = parquet_files.facts(path, where, nulls=table_options.names_filled_columns(target.options))
-        parquet_files.check_names(found.schema.names, where)
+        table_options.check_names(found.schema.names, where)
         parquet_files.check_types(found.arrow, where)
         table_options.check_columns(target.options, found.schema.names, where)
         self._check_rows(path, found, target.options, where, connection)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, final
 
 from pipedag_core.errors import FlowError, StoreError
@@ -13,10 +14,16 @@ from pipedag_core.naming import quote_identifier
 
 _LOCATION: Final = re.compile(r'"((?:[^"]|"")+)"\."((?:[^"]|"")+)"')
 _GENERATION: Final = re.compile(r"(.+)__g(\d+)(?:__s\d+)?", re.DOTALL)
+_SCRIPT: Final = re.compile(r".+__g\d+__s\d+", re.DOTALL)
 _OLD: Final = re.compile(r"(.+)__old\d+", re.DOTALL)
 
 #: Bytes that stand behind the stage's name: `__g1234567__s12345`.
 _ROOM: Final = 18
+
+
+@lru_cache(maxsize=64)
+def _schemas(names: Names, stages: frozenset[str]) -> Mapping[str, str]:
+    return {f"{names.prefix}{stage}{names.suffix}".casefold(): stage for stage in stages}
 
 
 @final
@@ -33,6 +40,11 @@ class Place:
         return f"{quote_identifier(self.schema)}.{quote_identifier(self.table)}"
 
 
+def is_of_script(schema: str) -> bool:
+    """Return whether a schema is that of one script within a generation."""
+    return _SCRIPT.fullmatch(schema) is not None
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Names:
@@ -41,19 +53,27 @@ class Names:
     Attributes:
         prefix, suffix: Stand around the name of each stage.
         max_bytes: Longest name that the database keeps.
+        system: Which schemas are the database's own, without regard to case.
     """
 
     prefix: str
     suffix: str
     max_bytes: int
+    system: str = r"(?!)"
 
     def readable(self, stage: str) -> str:
         """Return the schema in which readers find the stage.
 
         Raises:
-            FlowError: The database would cut the name, or that of a generation, off.
+            FlowError: The database would cut the name, or that of a generation, off, or has a schema of its own that is called so.
         """
         schema = f"{self.prefix}{stage}{self.suffix}"
+        if re.fullmatch(self.system, schema, re.IGNORECASE):
+            raise FlowError(
+                f"Stage {stage!r} cannot be kept in this store: the name of its schema, {schema!r}, is one of those that the database has for itself. "
+                "Rename the stage, or set a schema_prefix.",
+                stage=stage,
+            )
         size = len(schema.encode()) + _ROOM
         if size > self.max_bytes:
             raise FlowError(
@@ -62,6 +82,10 @@ class Names:
                 stage=stage,
             )
         return schema
+
+    def schemas(self, stages: frozenset[str]) -> Mapping[str, str]:
+        """Return in which schema, casefolded, readers find each of some stages."""
+        return _schemas(self, stages)
 
     def generation(self, stage: str, number: int) -> str:
         """Return the schema that holds what was written for a generation."""
@@ -85,6 +109,11 @@ class Names:
         """Return whether a schema holds what readers saw before a commit."""
         found = _OLD.fullmatch(schema)
         return found is not None and self._stage(found[1]) is not None
+
+    def is_old_of(self, stage: str, schema: str) -> bool:
+        """Return whether a schema holds what readers saw of this stage before a commit."""
+        found = _OLD.fullmatch(schema)
+        return found is not None and found[1] == f"{self.prefix}{stage}{self.suffix}"
 
     def place(self, location: str) -> Place:
         """Return the place that the catalog names.

@@ -17,6 +17,7 @@ from pipedag_core.ports.data import (
     Prepared,
     QueryData,
     QuerySource,
+    RowDifference,
     Source,
     StoredTable,
     StoredView,
@@ -114,7 +115,10 @@ class SqlSession:
         """Turn a query or a script into what is hashed, what is run and what is shown; see `pipedag_core.stores.sqltext`."""
         from pipedag_core.stores import sqltext, viewsql
 
-        return sqltext.prepare(sql, placeholders, stages, lambda table: viewsql.source_text(table, self._named), self._dialect.syntax)
+        schemas = self._names.schemas(stages)
+        return sqltext.prepare(
+            sql, placeholders, stages, lambda table: viewsql.source_text(table, self._named), self._dialect.syntax, schemas
+        )
 
     def readable(self, query: str) -> str | None:
         """Return a query with the names of the stored tables that were read; None for other databases than DuckDB, as these give no relations."""
@@ -136,6 +140,17 @@ class SqlSession:
 
         return parquet_files.hash_batches(parquet_files.batches(stream(), f"The table that {self._label} returned"))
 
+    def compare_rows(
+        self, before: StoredTable | ExternalTable, after: StoredTable | ExternalTable, columns: Sequence[str], key: Sequence[str]
+    ) -> RowDifference:
+        """Let the database count, by one query."""
+        places = self._place(before), self._place(after)
+        try:
+            return self._link.compare_rows(*places, columns, key)
+        except TableIsGone as error:
+            table, place = (before, places[0]) if self._dialect.named(places[0]) == str(error) else (after, places[1])
+            raise self._gone(table, place) from error
+
     # --- writing ------------------------------------------------------------------------------------------------------------------
 
     def write(self, data: TableData, target: Target, *, prepared: Prepared | None = None) -> Written:
@@ -154,10 +169,10 @@ class SqlSession:
             return _written(made, self._link.content_hash(made) if target.hash_content else None)
         if data.stream is None:
             raise UnsupportedByStore(f"{where}: this store takes rows as batches, and a file was handed over.")
-        from pipedag_core.stores import parquet_files
+        from pipedag_core.stores import parquet_files, table_options
 
         reader = parquet_files.batches(data.stream(), where)
-        parquet_files.check_names(reader.schema.names, where)
+        table_options.check_names(reader.schema.names, where)
         for name in reader.schema.names:
             self._check_length(name, where)
         hasher = parquet_files.hasher_for(reader.schema) if target.hash_content else None

@@ -177,14 +177,14 @@ def _opened(
             kind=kind,
         )
     if kind == "postgresql":
-        from pipedag_core.stores.dialects.postgres import MAX_NAME, PostgresDialect
+        from pipedag_core.stores.dialects.postgres import MAX_NAME, SYSTEM, PostgresDialect
 
-        names = Names(prefix, suffix, MAX_NAME)
+        names = Names(prefix, suffix, MAX_NAME, SYSTEM)
         return PostgresDialect(url, names, beside_catalog=beside_catalog, **options), names
     from pipedag_core.stores.dialects import duckdb
 
     path = url.removeprefix("duckdb:///")
     if path == url or not path or path == ":memory:":
         raise ConfigError(f"table_store.args.url is {url!r}, but a DuckDB file is written as duckdb:///path, on a local disk.", kind=kind)
-    names = Names(prefix, suffix, duckdb.MAX_NAME)
+    names = Names(prefix, suffix, duckdb.MAX_NAME, duckdb.SYSTEM)
     return duckdb.DuckdbDialect((base_dir or Path.cwd()) / Path(path).expanduser(), names, **options), names

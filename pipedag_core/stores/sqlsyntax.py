@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -64,7 +65,14 @@ class Syntax:
         Raises:
             sqlglot.errors.TokenError: A string, comment or quoted name has no end.
         """
-        return _tokenizer(type(self.dialect)).tokenize(sql)
+        # A tokenizer is used again, but never by two threads at once.
+        kept: dict[str, Any] = _mine.__dict__
+        if self.name not in kept:
+            kept[self.name] = _tokenizer(type(self.dialect))
+        return kept[self.name].tokenize(sql)
+
+
+_mine: Final = threading.local()
 
 
 @cache

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 from sqlglot.errors import TokenError
 from sqlglot.tokenizer_core import TokenType
@@ -24,8 +24,7 @@ _BEFORE_TABLE: Final = frozenset({"from", "join", ",", "("})
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One token: its text as written, its name if it is a word or a quoted identifier, and where it stands (`end` is exclusive)."""
 
     text: str
@@ -63,20 +62,21 @@ def tokens(sql: str, syntax: Syntax = DUCKDB) -> list[Token]:
         raise MaterializationError(
             f"This is not SQL: {error}. A quote or a comment may lack its end. The text is:\n{sql}", query=sql
         ) from error
-    return [token for item in found for token in _split_words(sql, item)]
-
-
-def _split_words(sql: str, token: Any) -> Iterator[Token]:
-    start, end = token.start, token.end + 1
-    text = sql[start:end]
-    if token.token_type is TokenType.IDENTIFIER:
-        yield Token(text, token.text, True, start, end)
-    elif (text[0].isalpha() or text[0] == "_" or text[0] > "\x7f") and not text.endswith("'"):
-        # The tokenizer makes one token of GROUP BY and the like, with the white space between.
-        for word in re.finditer(r"\S+", text):
-            yield Token(word.group(), word.group(), False, start + word.start(), start + word.end())
-    else:
-        yield Token(text, None, False, start, end)
+    result: list[Token] = []
+    for item in found:
+        start, end = item.start, item.end + 1
+        text = sql[start:end]
+        if item.token_type is TokenType.IDENTIFIER:
+            result.append(Token(text, item.text, True, start, end))
+        elif not (text[0].isalpha() or text[0] == "_" or text[0] > "\x7f") or text[-1] == "'":
+            result.append(Token(text, None, False, start, end))
+        elif len(text.split(maxsplit=1)) == 1:
+            result.append(Token(text, text, False, start, end))
+        else:
+            # The tokenizer makes one token of GROUP BY and the like, with the white space between.
+            words = re.finditer(r"\S+", text)
+            result += [Token(word.group(), word.group(), False, start + word.start(), start + word.end()) for word in words]
+    return result
 
 
 def split(sql: str, syntax: Syntax = DUCKDB) -> list[str]:
@@ -126,6 +126,7 @@ def prepare(
     stages: frozenset[str],
     place: Callable[[TableSource], str],
     syntax: Syntax = DUCKDB,
+    schemas: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Turn a query or script into what is hashed, what is run and what is shown.
 
@@ -135,17 +136,21 @@ def prepare(
         stages: Names of all stages of the flow.
         place: Returns what stands behind FROM to read a table or view.
         syntax: The database's SQL.
+        schemas: Schema in which people read a stage, without regard to case -> stage; beside the stages' own names.
 
     Raises:
         MaterializationError: Not SQL; an unknown label; or a table of a stage that is not an input.
     """
+    # Files of some editors begin with it; nobody sees it in a message.
+    sql = sql.removeprefix("\ufeff")
     found = tokens(sql, syntax)
     while found and found[-1].text == ";":
         found.pop()
     if not found:
         raise MaterializationError("The SQL text is empty. Return a query.", query=sql)
     _check_lengths(found, syntax, sql)
-    places, inputs = _places(sql, found, placeholders, stages, place, syntax)
+    places, inputs = _places(sql, found, placeholders, {**{stage.casefold(): stage for stage in stages}, **(schemas or {})}, place, syntax)
+    _refuse_with_database(sql, found, schemas or {}, syntax)
     return Prepared(
         canonical=_canonical(sql, found, places, syntax),
         text=_rewritten(sql, found, places, lambda item: item.text),
@@ -177,11 +182,10 @@ def _places(
     sql: str,
     found: Sequence[Token],
     placeholders: Mapping[str, Placeholder],
-    stages: frozenset[str],
+    stages: Mapping[str, str],
     place: Callable[[TableSource], str],
     syntax: Syntax,
 ) -> tuple[dict[int, _Place], list[str]]:
-    folded = {stage.casefold() for stage in stages}
     places: dict[int, _Place] = {}
     inputs: dict[str, None] = {}
     references: Mapping[int, Reference] | None = None
@@ -194,12 +198,12 @@ def _places(
                     query=sql,
                 )
             alias = name if found[at + 2].quoted else syntax.fold(name)
-        elif schema.casefold() in folded:
+        elif (stage := stages.get(schema.casefold())) is not None:
             references = stage_references(sql, found, syntax.name) if references is None else references
             reference = references.get(found[at].start)
             if reference is None or reference.use is Use.CREATED:
                 continue
-            placeholder = _input_named(placeholders, schema, name)
+            placeholder = _input_named(placeholders, stage, name)
             if placeholder is None and reference.maybe_own:
                 continue
             if placeholder is None or reference.use is Use.WRITTEN:
@@ -210,6 +214,25 @@ def _places(
         inputs[placeholder.label] = None
         places[at] = _bound(found, at, alias, placeholder.table, place, syntax)
     return places, list(inputs)
+
+
+def _refuse_with_database(sql: str, found: Sequence[Token], schemas: Mapping[str, str], syntax: Syntax) -> None:
+    """Refuse tables of stages that are named with the database: they would be read past all that pipedag knows of them."""
+    for at in range(2, len(found) - 2):
+        schema, name = found[at], found[at + 2]
+        if (
+            found[at - 1].text == "."
+            and found[at + 1].text == "."
+            and schema.name is not None
+            and name.name is not None
+            and schema.name.casefold() in schemas
+            and schema.start in stage_references(sql, found, syntax.name)
+        ):
+            raise MaterializationError(
+                f"The SQL names the table {schema.name}.{name.name} of a stage of this flow together with its database. Pass the table as an argument to the "
+                f"task, and leave {found[at - 2].text} out.\n{sql}",
+                query=sql,
+            )
 
 
 def _not_an_input(schema: str, name: str, use: Use, sql: str) -> str:

@@ -9,6 +9,27 @@ from pipedag_core.errors import MaterializationError
 from pipedag_core.ports.data import TableOptions, TableSchema
 
 
+def check_names(names: Sequence[str], where: str) -> None:
+    """Refuse columns that SQL and data frames could not tell apart or name.
+
+    Raises:
+        MaterializationError: No columns, an empty name, or names that are equal without regard to case.
+    """
+    if not names:
+        raise MaterializationError(f"{where} has no columns. Return a table with at least one.")
+    if any(not name for name in names):
+        raise MaterializationError(f"{where} has a column without a name, at position {list(names).index('') + 1}. Name it.")
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.lower() in seen:
+            raise MaterializationError(
+                f"{where} has two columns named {seen[name.lower()]!r} and {name!r}; names have to differ in more than upper and lower case. "
+                "Rename one.",
+                column=name,
+            )
+        seen[name.lower()] = name
+
+
 def check_columns(options: TableOptions, names: Sequence[str], where: str) -> None:
     """Check the columns that a table's options name against those that it has; best before it is written.
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipedag_core.ports.catalogs import Catalog
+from pipedag_core.testing.catalog_forgetting_contract import ForgettingContract
 from pipedag_core.testing.catalog_hammer_contract import HammerContract
 from pipedag_core.testing.catalog_lease_contract import LeaseContract
 from pipedag_core.testing.catalog_result_contract import ResultContract
@@ -16,7 +17,7 @@ from pipedag_core.testing.catalog_rollback_contract import RollbackContract
 from pipedag_core.testing.catalog_samples import Clock
 
 
-class CatalogContract(LeaseContract, ResultContract, RetentionContract, RollbackContract, HammerContract):
+class CatalogContract(LeaseContract, ResultContract, RetentionContract, RollbackContract, ForgettingContract, HammerContract):
     """All suites together.
 
     Subclasses override the fixture `opener`.

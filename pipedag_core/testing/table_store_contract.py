@@ -14,6 +14,7 @@ import pytest
 from pipedag_core.errors import MaterializationError, PipedagError, StoredDataMissing
 from pipedag_core.ports.data import BatchData, FileData, Form, QueryData, StoredTable
 from pipedag_core.ports.stores import TableStore
+from pipedag_core.testing.table_store_difference_contract import TableStoreDifferenceContract
 from pipedag_core.testing.table_store_options_contract import TableStoreOptionsContract
 from pipedag_core.testing.table_store_samples import keep, rows, target
 from pipedag_core.testing.table_store_sources_contract import TableStoreSourcesContract
@@ -40,7 +41,7 @@ STRANGE_NAMES = [
 ]
 
 
-class TableStoreContract(TableStoreOptionsContract, TableStoreSourcesContract, TableStoreSqlContract):
+class TableStoreContract(TableStoreDifferenceContract, TableStoreOptionsContract, TableStoreSourcesContract, TableStoreSqlContract):
     """Tables.
 
     Subclasses override the fixtures `store` and `make_external`; an adding of `drop_past_store` lets damage be tested too.

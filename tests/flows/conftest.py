@@ -16,7 +16,7 @@ def store_kind(request):
 
 @pytest.fixture
 def make_store(store_kind, tmp_path, request):
-    """Return what makes the configuration of an instance on the store; the keywords are further keys of the instance."""
+    """Return what makes the configuration of an instance on the store, by its name; the keywords are further keys of the instance."""
     if store_kind == "parquet":
         store = {
             "class": "parquet",
@@ -29,8 +29,8 @@ def make_store(store_kind, tmp_path, request):
         store = {"class": "sql", "args": {"url": request.getfixturevalue("postgres_url"), "schema_prefix": prefix + "{instance_id}_"}}
     blobs = {"class": "file", "args": {"base_path": str(tmp_path / "blobs" / "{instance_id}")}}
 
-    def make(**instance):
-        return PipedagConfig({"instances": {"full": {"table_store": store, "blob_store": blobs, **instance}}}).get("full")
+    def make(name="full", **instance):
+        return PipedagConfig({"instances": {name: {"table_store": store, "blob_store": blobs, **instance}}}).get(name)
 
     return make
 

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from pipedag_core import AUTO_VERSION, CacheValidationMode, ExternalTableReference, Flow, Stage, View, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import FreshInput, MaterializationError, StoreError
+from pipedag_core.housekeeping import clean_up
 from pipedag_core.ports.data import ExternalTable
-from pipedag_core.runner import clean_up
 
 CALLS: Counter[str] = Counter()
 

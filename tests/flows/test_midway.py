@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from pipedag_core import AUTO_VERSION, Flow, InOutSpecification, PipedagError, RawSql, Stage, Table, materialize
+from pipedag_core import AUTO_VERSION, ConfigContext, Flow, InOutSpecification, PipedagError, RawSql, Stage, Table, materialize
 from pipedag_core.catalogs.owner import lives
 from pipedag_core.config.wire import open_session
-from pipedag_core.errors import DuplicateName, ExtractionRefused, UnsupportedByStore
+from pipedag_core.errors import DuplicateName, ExtractionRefused, MaterializationError, UnsupportedByStore
 from pipedag_core.run.doctor import examine
 
 
@@ -355,3 +359,91 @@ def test_a_frozen_result_with_a_cache_function_is_not_stale(each_store):
             out = shares(source, frozen)
     assert flow.run(config=each_store, fail_fast=True).successful
     flow.extract(InOutSpecification(input={"source": source}, const=frozen, output=out), config=each_store)
+
+
+# --- threads of a task's own --------------------------------------------------------------------------------------------------------
+
+
+def test_threads_to_which_the_context_is_handed_on_write_tables_as_the_task_does(each_store):
+    @materialize(version="1", input_type=pl.DataFrame)
+    def parts(source):
+        def write(rest):
+            Table(source.filter(pl.col("i") % 4 == rest), f"part{rest}").materialize(return_as_type=pl.DataFrame)
+            return rest
+
+        with ThreadPoolExecutor(4) as pool:
+            done = [pool.submit(copy_context().run, write, rest) for rest in range(4)]
+            return pl.DataFrame({"rest": [item.result() for item in done]})
+
+    assert run(each_store, parts) == ("ran", [(0,), (1,), (2,), (3,)])
+    assert shown(each_store)["mart"] == {"parts", "part0", "part1", "part2", "part3"}
+    assert run(each_store, parts)[0] == "cached"
+
+
+def test_a_thread_that_does_not_know_its_task_is_refused_with_what_to_do(config):
+    @materialize(version="1", input_type=pl.DataFrame)
+    def lost(source):
+        with ThreadPoolExecutor(1, thread_name_prefix="mine") as pool:
+            return pool.submit(Table(source, "part").materialize).result()
+
+    flow, _ = make_flow(lost)
+    error = flow.run(config=config).exception
+    assert type(error) is MaterializationError
+    assert all(word in str(error) for word in ("thread 'mine_0'", "mart.lost of flow 'f'", "Nothing was written", "copy_context().run"))
+    assert "mart" not in shown(config)
+
+
+def test_a_thread_that_goes_on_after_its_task_has_returned_is_refused(config):
+    go_on, errors = threading.Event(), []
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def early(source):
+        def late():
+            assert go_on.wait(60)
+            try:
+                Table(source, "part").materialize()
+            except MaterializationError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=copy_context().run, args=(late,))
+        threads.append(thread)
+        thread.start()
+        return source
+
+    threads = []
+    flow, _ = make_flow(early)
+    assert flow.run(config=config, fail_fast=True).successful
+    go_on.set()
+    threads[0].join()
+    assert "mart.early has returned already" in str(errors[0])
+    assert shown(config)["mart"] == {"early"}
+
+
+def test_a_task_that_is_called_by_hand_in_a_thread_is_not_mistaken_for_one_at_work(config):
+    frame = pl.DataFrame({"i": [1]})
+
+    @materialize(version="1")
+    def by_hand(source):
+        return Table(source, "part").materialize()
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def calls(source):
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(by_hand, frame).result() is frame
+        return source
+
+    assert run(config, calls)[0] == "ran"
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(Table(frame, "part").materialize).result() is frame
+
+
+def test_the_configuration_is_refused_in_such_a_thread_with_what_to_do(config):
+    @materialize
+    def asks():
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(copy_context().run, ConfigContext.get).result() is ConfigContext.get()
+            return pool.submit(ConfigContext.get).result()
+
+    with Flow("f") as flow, Stage("s"):
+        asks()
+    assert "copy_context().run" in str(flow.run(config=config).exception)

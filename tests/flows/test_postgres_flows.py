@@ -22,10 +22,10 @@ from pipedag_core.catalogs.owner import this_process
 from pipedag_core.cli.app import app
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import PipedagError
+from pipedag_core.housekeeping import clean_up
 from pipedag_core.ports.data import QueryData, Target
 from pipedag_core.ports.events import NamesSwitchedEarly, StepEnded, StepStarted
 from pipedag_core.run.rolling_back import roll_back
-from pipedag_core.runner import clean_up
 from tests.postgres_server import url_with
 
 
@@ -440,13 +440,14 @@ def test_going_back_switches_the_names_and_clean_up_removes_what_is_not_kept(con
     assert ask("SELECT i FROM {}features__g3.selected ORDER BY i") == [(2,), (3,)]
 
 
-def test_rows_and_queries_can_be_looked_at(config, tmp_path, postgres_url, schema_prefix):
+def test_rows_and_queries_can_be_looked_at(config, ask, tmp_path, postgres_url, schema_prefix):
     assert make_flow()[0].run(config=config).successful
     instance = {"table_store": {"class": "sql", "args": {"url": postgres_url, "schema_prefix": schema_prefix + "{instance_id}_"}}}
     (tmp_path / "pipedag.yaml").write_text(json.dumps({"instances": {"full": instance}}))
     told = {command: CliRunner().invoke(app, [command, "features.selected", "--instance", "full"]) for command in ("sql", "show")}
     assert {command: result.exit_code for command, result in told.items()} == {"sql": 0, "show": 0}
-    assert "raw.load_0" in told["sql"].output.replace('"', "")
+    assert f"{schema_prefix}full_raw.load_0" in told["sql"].output.replace('"', "")
+    assert sorted(ask(told["sql"].output)) == [(2, 4), (3, 6)]
     assert "2 rows" in told["show"].output
 
 
@@ -547,3 +548,17 @@ def test_connections_that_were_lost_while_idle_are_made_anew_however_many_they_w
             made = access.write(QueryData("SELECT 1 AS x"), Target("s", 1, "made", "test"))
         session.tables.drop([made.location])
     assert flow.run(config=config, fail_fast=True).successful
+
+
+@pytest.mark.parametrize("make", [sa.text, lambda query: RawSql(f"CREATE TABLE told AS {query}")], ids=["query", "script"])
+def test_columns_that_differ_in_case_only_are_refused_as_in_the_other_stores(config, ask, make):
+    @materialize(lazy=True, name="told")
+    def told():
+        return make('SELECT 1 AS a, 2 AS "A"')
+
+    with Flow("f") as flow, Stage("s"):
+        told()
+    result = flow.run(config=config)
+    assert isinstance(result.exception, PipedagError)
+    assert "two columns named 'a' and 'A'" in str(result.exception)
+    assert ask("SELECT count(*) FROM pg_tables WHERE starts_with(schemaname, '{}s__g')") == [(0,)]

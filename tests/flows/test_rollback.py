@@ -11,8 +11,8 @@ import pytest
 from pipedag_core import Blob, CacheValidationMode, Flow, Stage, Table, materialize
 from pipedag_core.config.wire import catalog_path, open_session
 from pipedag_core.errors import LeaseHeld, RunError, StoredDataMissing
+from pipedag_core.housekeeping import roll_back
 from pipedag_core.ports.catalogs import Retention
-from pipedag_core.runner import roll_back
 
 
 class Demo:

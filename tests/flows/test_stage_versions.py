@@ -25,10 +25,10 @@ from pipedag_core import (
 from pipedag_core.catalogs.owner import lives
 from pipedag_core.config.wire import has_catalog, open_session
 from pipedag_core.errors import DuplicateName, ExtractionRefused, FlowError, OtherVersionMissing, UnsupportedByStore
+from pipedag_core.housekeeping import clean_up
 from pipedag_core.ports.catalogs import Retention
 from pipedag_core.ports.events import StepEnded
 from pipedag_core.run.doctor import examine
-from pipedag_core.runner import clean_up
 
 
 def numbers(values, name="numbers"):

@@ -26,8 +26,16 @@ T = TypeVar("T")
 #: DuckDB keeps names of any length; what is longer than this is surely a mistake.
 MAX_NAME: Final = 255
 
+#: Schemas that are DuckDB's own.
+SYSTEM: Final = r"pg_catalog|information_schema"
+
 #: Times that an action is carried out when another thread changed the same names.
 _TRIES: Final = 5
+
+#: What the schema of an instance itself is called, with its prefix and suffix around it.
+OWN: Final = "pipedag__catalog"
+
+_SCHEMAS: Final = f"SELECT schema_name FROM duckdb_schemas() WHERE database_name = '{STORE}'"
 
 _TABLES: Final = f"SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = '{STORE}' AND NOT internal"
 
@@ -65,8 +73,9 @@ class DuckdbDialect:
         self.names = names
         self._guard = threading.Lock()
         self._claimed: set[tuple[str, str]] = set()
-        own = quote_identifier(f"{names.prefix}pipedag__catalog{names.suffix}")
+        own = quote_identifier(f"{names.prefix}{OWN}{names.suffix}")
         self._own_schema = f"{quote_identifier(STORE)}.{own}"
+        self._is_known = False
         self._stages = f"{self._own_schema}.{quote_identifier('stages')}"
 
     def __repr__(self) -> str:
@@ -125,6 +134,10 @@ class DuckdbDialect:
         schema = quote_identifier(STORE), quote_identifier(order.schema)
         place = None
         with self._guard:
+            if not self._is_known:
+                # Other instances in the same file know by it what is not theirs.
+                self._retried(lambda: connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._own_schema}"), "The schema of the store")
+                self._is_known = True
             self._retried(lambda: connection.execute(f"CREATE SCHEMA IF NOT EXISTS {'.'.join(schema)}"), f"Schema {order.schema}")
             taken = {name.casefold() for name in self._in_schema(connection, order.schema)}
             for item in order.places:
@@ -157,11 +170,25 @@ class DuckdbDialect:
         """Yield all tables in schemas of generations."""
         if not self.file.path.exists():
             return
-        for schema, table in self._run(
-            lambda connection: connection.execute(f"{_TABLES} ORDER BY 1, 2").fetchall(), "The tables of the store"
-        ):
-            if self.names.stage_of(schema) is not None:
+        schemas, tables = self._run(
+            lambda connection: (
+                [name for (name,) in connection.execute(_SCHEMAS).fetchall()],
+                connection.execute(f"{_TABLES} ORDER BY 1, 2").fetchall(),
+            ),
+            "The tables of the store",
+        )
+        others = [names for schema in schemas if (names := self._neighbour(schema)) is not None]
+        for schema, table in tables:
+            if self.names.stage_of(schema) is not None and not any(names.stage_of(schema) is not None for names in others):
                 yield Found(schema, table)
+
+    def _neighbour(self, schema: str) -> Names | None:
+        """Return how another instance names its schemas, if this is its own one; None for one whose names say less than ours."""
+        prefix, found, suffix = schema.rpartition(OWN)
+        if not found or (prefix, suffix) == (self.names.prefix, self.names.suffix):
+            return None
+        is_shorter = len(prefix) + len(suffix) < len(self.names.prefix) + len(self.names.suffix)
+        return None if is_shorter else Names(prefix, suffix, self.names.max_bytes)
 
     def drop(self, places: Sequence[Place], schemas: Sequence[str]) -> None:
         """Remove tables, our views of them, and schemas that are empty then. A commit leaves no schemas behind here, so there are none to remove."""
@@ -207,7 +234,7 @@ class DuckdbDialect:
         return stages
 
     def _has_stages(self, connection: Any) -> bool:
-        own = f"{self.names.prefix}pipedag__catalog{self.names.suffix}"
+        own = f"{self.names.prefix}{OWN}{self.names.suffix}"
         return bool(connection.execute(f"{_TABLES} AND schema_name = ? AND table_name = 'stages'", [own]).fetchall())
 
     def show(self, stages: Mapping[str, Mapping[str, Place]]) -> None:

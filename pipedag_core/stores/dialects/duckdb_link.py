@@ -11,7 +11,7 @@ import duckdb
 from pipedag_core.arrow_schema import from_arrow, to_arrow
 from pipedag_core.errors import MaterializationError, PipedagError, QueryFailed
 from pipedag_core.naming import quote_identifier
-from pipedag_core.ports.data import TableOptions, TableSchema
+from pipedag_core.ports.data import RowDifference, TableOptions, TableSchema
 from pipedag_core.stores import duckdb_engine as engine
 from pipedag_core.stores import long_query, table_options
 from pipedag_core.stores.dialects.duckdb_file import STORE
@@ -86,6 +86,19 @@ class DuckdbLink:
             self._let_go(connection)
             raise self._translated(error, f"Table {', '.join(place.sql for place in places)}", "") from error
         return duckdb_arrow.restored(reader, to_arrow(schema), lambda: self._let_go(connection))
+
+    def compare_rows(self, before: Place, after: Place, columns: Sequence[str], key: Sequence[str]) -> RowDifference:
+        """Count by one query, for which the file is held."""
+        from pipedag_core.stores import row_difference
+
+        text = row_difference.query(self._dialect.named(before), self._dialect.named(after), columns, key)
+        with self._dialect.file.use() as connection:
+            self._check(connection, [before, after])
+            try:
+                [row] = long_query.execute(connection, text).fetchall()
+            except duckdb.Error as error:
+                raise self._translated(error, f"Rows of {before.sql} and {after.sql}", text) from error
+        return row_difference.read(row, columns, key)
 
     def _check(self, connection: Any, places: Sequence[Place], *, let_go: bool = False) -> None:
         for place in dict.fromkeys(places):
@@ -184,13 +197,11 @@ class DuckdbLink:
     # --- steps --------------------------------------------------------------------------------------------------------------------
 
     def _filled(self, connection: Any, order: Order, place: Place, query: str, readable: str) -> Made:
-        from pipedag_core.stores import parquet_files
-
         casts: list[tuple[str, str]] = []
         try:
             columns = engine.columns_of(connection, query, order.where)
             names = [name for name, _ in columns]
-            parquet_files.check_names(names, order.where)
+            table_options.check_names(names, order.where)
             table_options.check_columns(order.options, names, order.where)
             for kind in order.options.type_map.values():
                 engine.arrow_type(connection, kind, order.where)

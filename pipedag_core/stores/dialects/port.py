@@ -3,9 +3,9 @@
 The store knows names, generations, options and hashes; a dialect knows one database. Two objects make it:
 
 * a `Dialect`, one per opened store: the whole database, and what readers see of it;
-* a `Link`, one per task: its way to the database. Each method of a link is one action. A dialect decides how long a link holds a connection: from
-  its first action to `close` where connections are plenty (PostgreSQL), or for the length of one action where only one process can hold the database
-  at a time (a DuckDB file), so that others get their turn while the user's code runs.
+* a `Link`, one per task: its way to the database. Each method of a link is one action. A dialect decides how long a link holds a connection: from one
+  action to the next where connections are plenty (PostgreSQL), or for the length of one action where only one process can hold the database at a time
+  (a DuckDB file). While the user's code runs, it holds none, unless that was given a connection, so that others get their turn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
 from pipedag_core.ports.catalogs import Publication
-from pipedag_core.ports.data import Form, Prepared, StoredTable, TableOptions, TableSchema
+from pipedag_core.ports.data import Form, Prepared, RowDifference, StoredTable, TableOptions, TableSchema
 from pipedag_core.stores.sql_names import Place
 from pipedag_core.stores.sqlsyntax import Syntax
 
@@ -120,6 +120,14 @@ class Link(Protocol):
 
         Raises:
             TableIsGone: One of the places is not there.
+        """
+        ...
+
+    def compare_rows(self, before: Place, after: Place, columns: Sequence[str], key: Sequence[str]) -> RowDifference:
+        """Count how the rows of two tables differ; see `StoreSession.compare_rows`, and `row_difference` for the query.
+
+        Raises:
+            TableIsGone: One of them is not there.
         """
         ...
 

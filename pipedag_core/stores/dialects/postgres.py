@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Schemas that are the server's own.
+SYSTEM: Final = r"pg_.*|information_schema"
+
 #: Milliseconds that clean-up waits for whoever reads a table.
 _DROP_PATIENCE_MS: Final = 500
 
@@ -31,9 +34,9 @@ _DROP_PATIENCE_MS: Final = 500
 _DROP_AT_ONCE: Final = 50
 
 _FOUND: Final = """
-    SELECT n.nspname, c.relname FROM pg_catalog.pg_namespace n
+    SELECT n.nspname, coalesce(obj_description(n.oid, 'pg_namespace'), ''), c.relname FROM pg_catalog.pg_namespace n
     LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
-    WHERE starts_with(n.nspname, %s) ORDER BY 1, 2"""
+    WHERE starts_with(n.nspname, %s) ORDER BY 1, 3"""
 
 
 @final
@@ -143,7 +146,7 @@ class PostgresDialect:
 
         def make(connection: Any) -> None:
             try:
-                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}")
+                readable.make_generation(connection, self.names, schema)
             except psycopg.errors.InsufficientPrivilege as error:
                 raise StoreError(
                     f"The schema {schema} cannot be made in {self.database.address}: {text_of(error)}\nThe user of the table store needs the right to make "
@@ -175,12 +178,14 @@ class PostgresDialect:
         """Yield all tables in schemas of generations, and schemas that a commit left behind."""
         rows = self._ask(_FOUND, (self.names.prefix,), "The tables of the store")
         seen: set[str] = set()
-        for schema, table in rows:
-            if self.names.is_old(schema):
+        for schema, comment, table in rows:
+            left = comment.removeprefix(readable.OLD_MARK) if comment.startswith(readable.OLD_MARK) else None
+            stage = self.names.stage_of(schema)
+            if left is not None and self.names.is_old_of(left, schema):
                 if schema not in seen:
                     seen.add(schema)
                     yield Found(schema, None)
-            elif table is not None and self.names.stage_of(schema) is not None:
+            elif table is not None and stage is not None and comment == readable.GENERATION_MARK + stage[0]:
                 yield Found(schema, table)
 
     def drop(self, places: Sequence[Place], schemas: Sequence[str]) -> None:
@@ -196,7 +201,7 @@ class PostgresDialect:
                     self._try(lambda connection, place=place: readable.drop_tables(connection, self.names, [place]), f"table {place.sql}")
         for schema in dict.fromkeys(place.schema for place in places):
             self._schemas.discard(schema)
-            self._try(lambda connection, schema=schema: readable.drop_if_empty(connection, schema), f"schema {schema}")
+            self._try(lambda connection, schema=schema: readable.drop_if_empty(connection, schema), f"schema {schema}", quiet=True)
 
     def _try(self, action: Callable[[Any], object], what: str, patience_ms: int = _DROP_PATIENCE_MS, *, quiet: bool = False) -> bool:
         """Carry out a part of clean-up; what is in use, or has something of other people on top, stays for the next time."""
@@ -250,7 +255,7 @@ class PostgresDialect:
         schema = self.names.generation(stage, number)
         if any(place.schema != schema for place in tables.values()):
             self.ensure_schema(schema)
-        self.run(lambda connection: readable.show_generation(connection, schema, tables), f"Schema {schema}")
+        self.run(lambda connection: readable.show_generation(connection, self.names, schema, tables), f"Schema {schema}")
 
     def hide_generation(self, stage: str, number: int) -> None:
         """Remove the views of a generation's schema, and the schema if it is empty then."""

@@ -12,6 +12,7 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 
 from pipedag_core.databases.postgres import Database
+from pipedag_core.errors import StoreError
 from pipedag_core.stores.dialects import postgres_types as types
 from pipedag_core.stores.dialects.postgres_errors import translate_arrow
 from pipedag_core.stores.sql_names import Place
@@ -43,11 +44,22 @@ class ArrowConnections:
                 if _works(connection):
                     return connection
                 _close(connection)
-        connection = adbc.connect(self._database.conninfo)
-        with connection.cursor() as cursor:
-            for statement in filter(None, self._database.settings.split(";")):
-                cursor.execute(statement)
-        connection.commit()
+        try:
+            connection = adbc.connect(self._database.conninfo)
+        except Error as error:
+            raise StoreError(
+                f"A connection for rows to the PostgreSQL server at {self._database.address} could not be opened: {error}\n"
+                "If it has no more connections to give, lower max_workers, or raise its max_connections.",
+                address=self._database.address,
+            ) from error
+        try:
+            with connection.cursor() as cursor:
+                for statement in filter(None, self._database.settings.split(";")):
+                    cursor.execute(statement)
+            connection.commit()
+        except BaseException:
+            _close(connection)
+            raise
         return connection
 
     def give_back(self, connection: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import psycopg
@@ -13,13 +14,13 @@ from psycopg.pq import TransactionStatus
 from pipedag_core.databases.postgres import Held, tell_name
 from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
-from pipedag_core.ports.data import TableOptions, TableSchema
+from pipedag_core.ports.data import RowDifference, TableOptions, TableSchema
 from pipedag_core.stores import viewsql
 from pipedag_core.stores.dialects import postgres_tables as tables
 from pipedag_core.stores.dialects.port import Made, Order, ScriptOrder, TableIsGone
 from pipedag_core.stores.dialects.postgres_errors import translate, translate_arrow
 from pipedag_core.stores.sql_names import Place
-from pipedag_core.stores.table_options import check_columns, filled_columns, with_nullability
+from pipedag_core.stores.table_options import check_columns, check_names, filled_columns, with_nullability
 
 if TYPE_CHECKING:
     from pipedag_core.stores.dialects.postgres import PostgresDialect
@@ -44,7 +45,7 @@ _VIEW = Place("pg_temp", "pipedag_columns")
 
 @final
 class PostgresLink:
-    """See `Link`. Holds one connection from its first action to `close`, and one of the Arrow driver per table that is read or written.
+    """See `Link`. Holds one connection while it asks or writes, and one of the Arrow driver per table that is read or written.
 
     Args:
         dialect: The database.
@@ -99,6 +100,26 @@ class PostgresLink:
         where = f"{self.label}: a view of {', '.join(place.sql for place in dict.fromkeys(places))}"
         return self._stream(f"({query}) AS {viewsql.ALIAS}", self._guarded(look, where), schema, where)
 
+    def compare_rows(self, before: Place, after: Place, columns: Sequence[str], key: Sequence[str]) -> RowDifference:
+        """Count by one query of the server's."""
+        from pipedag_core.stores import row_difference
+        from pipedag_core.stores.dialects import postgres_types
+
+        found = [{column.name: column for column in self._columns(place)} for place in (before, after)]
+        for place, there in zip((before, after), found, strict=True):
+            if not there:
+                raise TableIsGone(self._dialect.named(place))
+        as_text = {name for name in columns if not postgres_types.compares(found[0][name], found[1][name])}
+        text = row_difference.query(
+            self._dialect.named(before),
+            self._dialect.named(after),
+            columns,
+            key,
+            lambda name: f"CAST({quote_identifier(name)} AS text)" if name in as_text else quote_identifier(name),
+        )
+        [row] = self._guarded(lambda run: run(text), f"{self.label}: rows of {before.sql} and {after.sql}")
+        return row_difference.read(row, columns, key)
+
     def _columns(self, place: Place) -> list[SqlColumn]:
         return self._guarded(lambda run: tables.columns_of(run, place), f"{self.label}: table {place.sql}")
 
@@ -119,6 +140,7 @@ class PostgresLink:
                 self._streams.remove(connection)
                 self._dialect.arrow.give_back(connection)
 
+        self._rest()
         try:
             return postgres_arrow.stream(connection, f"SELECT {chosen} FROM {source}", arrow, where, done)
         except postgres_arrow.Error as error:
@@ -137,23 +159,28 @@ class PostgresLink:
         places = iter(order.places)
         first = next(places)
 
-        def make(connection: Any, claimed: Any) -> Made:
-            run = _rows_of(connection)
-            place = first if claimed.fetchone()[0] else tables.claim(run, places, order.where)
-            text = self._cast(run, order, query) if order.options.type_map else query
+        def statements(place: Place, text: str) -> str:
             # The line end keeps a comment at the query's end from swallowing what follows. All at once is one way to the server and back.
-            statements = [
+            parts = [
                 f"{tables.create(place, details)}{tables.tablespace(details)} AS {text}\n",
-                tables.asking_columns(place),
+                tables.looking_at(place),
                 tables.table_comment(place, order),
                 "COMMIT" if is_plain else "",
             ]
-            made = connection.execute(";".join(filter(None, statements)), prepare=False)
+            return ";".join(filter(None, parts))
+
+        def make(connection: Any, answer: Any, is_made: bool) -> Made:
+            run = _rows_of(connection)
+            if is_made:
+                place, made = first, answer
+            else:
+                place = first if answer.fetchone()[0] else tables.claim(run, places, order.where)
+                text = self._cast(run, order, query) if order.options.type_map else query
+                made = connection.execute(statements(place, text), prepare=False)
             rows = made.rowcount
             made.nextset()
-            columns = tables.columns_from(made.fetchall())
             try:
-                return finished(run, place, columns, rows)
+                return finished(run, place, tables.columns_of_answer(run, place, made), rows)
             except BaseException:
                 if is_plain:
                     with suppress(psycopg.Error):
@@ -164,11 +191,13 @@ class PostgresLink:
             names = [column.name for column in columns]
             if not names:
                 raise MaterializationError(f"{order.where} has no columns. Return a query with at least one.\n{readable}", query=readable)
+            check_names(names, order.where)
             check_columns(order.options, names, order.where)
             tables.finish(run, place, order, names, rows)
             return Made(place, with_nullability(tables.schema_of(run, place, columns), order.options), rows)
 
-        return self._transact(make, order.where, readable, order.schema, tables.claiming(first))
+        at_once = "" if order.options.type_map else f"{tables.claiming_or_failing(first)};{statements(first, query)}"
+        return self._transact(make, order.where, readable, order.schema, tables.claiming(first), at_once)
 
     def _cast(self, run: tables.Run, order: Order, query: str) -> str:
         run(f"CREATE TEMPORARY VIEW pipedag_columns AS {query}\n")
@@ -204,18 +233,17 @@ class PostgresLink:
         kept = [postgres_types.kept(field, order.where) for field in batches.schema]
         for name, kind in options.type_map.items():
             self._guarded(lambda run, kind=kind, name=name: tables.check_type(run, kind, name, order.where), order.where)
-        self._dialect.ensure_schema(order.schema)
+        self._ensure_schema(order.schema)
         counted = postgres_arrow.Counted(batches, kept, order.where)
         connection = self._dialect.arrow.take()
         cursor = connection.cursor()
         try:
             run = postgres_arrow.statement(cursor)
-            place = tables.claim(run, order.places, order.where)
             filled = set() if options.type_map else set(filled_columns(options, names))
             columns = ", ".join(
                 f"{quote_identifier(name)} {how.sql}{' NOT NULL' if name in filled else ''}" for name, how in zip(names, kept, strict=True)
             )
-            run(f"{tables.create(place, details)} ({columns}){tables.tablespace(details)}")
+            place = self._empty(connection, run, order, f" ({columns}){tables.tablespace(details)}", details)
             postgres_arrow.ingest(cursor, place, counted)
             changes = [
                 f"ALTER COLUMN {quote_identifier(name)} TYPE {kind} USING CAST({quote_identifier(name)} AS {kind})"
@@ -236,6 +264,27 @@ class PostgresLink:
             cursor.close()
             self._dialect.arrow.give_back(connection)
         return Made(place, schema, counted.rows)
+
+    def _empty(self, connection: Any, run: tables.Run, order: Order, columns: str, details: tables.Details) -> Place:
+        """Make a table without rows, in a transaction of the Arrow driver that stays open."""
+        from pipedag_core.stores.dialects import postgres_arrow
+
+        places = iter(order.places)
+        number = 0
+        while (number := number + 1) <= _TRIES:
+            place = tables.claim(run, places, order.where)
+            try:
+                run(f"{tables.create(place, details)}{columns}")
+            except postgres_arrow.Error as error:
+                if number == _TRIES or error.sqlstate != _NO_SCHEMA:
+                    raise
+                # Clean-up has removed it, since it was empty.
+                connection.rollback()
+                self._ensure_schema(order.schema, again=True)
+                places = chain([place], places)
+            else:
+                return place
+        raise AssertionError
 
     def run_script(self, order: ScriptOrder) -> Mapping[str, Made]:
         """Run a script; see `postgres_script`."""
@@ -272,16 +321,31 @@ class PostgresLink:
             schema: Made before, if it is not there.
             begin: A statement that is run first in the transaction.
         """
-        return self._transact(lambda connection, _: action(connection), where, readable, schema, begin, named_before=True)
+        return self._transact(lambda connection, *_: action(connection), where, readable, schema, begin, named_before=True)
 
     def _transact(
-        self, action: Callable[[Any, Any], T], where: str, readable: str, schema: str, first: str, *, named_before: bool = False
+        self,
+        action: Callable[[Any, Any, bool], T],
+        where: str,
+        readable: str,
+        schema: str,
+        first: str,
+        at_once: str = "",
+        *,
+        named_before: bool = False,
     ) -> T:
-        """Carry out one transaction, as `transact` does; the action gets the rows of the first statement, and may have committed.
+        """Carry out one transaction, as `transact` does.
 
-        `named_before`: Nothing may come before the first statement, such as one that sets the transaction's isolation.
+        Args:
+            action: Gets the connection, the answer to the first statement, and False; or the answers to `at_once` after its first one, and True.
+                It may have committed.
+            where, readable, schema: As for `transact`.
+            first: The first statement, usually `claiming`.
+            at_once: All statements in place of the first one, which is `claiming_or_failing`: sent where the connection is known to be there, since
+                after a loss nobody could say how far they came.
+            named_before: Nothing may come before the first statement, such as one that sets the transaction's isolation.
         """
-        self._dialect.ensure_schema(schema)
+        self._ensure_schema(schema)
         number = 0
         while (number := number + 1) <= _TRIES:
             if named_before:
@@ -289,12 +353,14 @@ class PostgresLink:
             held = self._take()
             connection = held.connection
             begun = False
+            hurries = bool(at_once) and held.is_warm
             try:
-                answer = connection.execute(f"{held.naming(self.label)}BEGIN;{first}", prepare=False)
+                naming = held.naming(self.label)
+                answer = connection.execute(f"{naming}BEGIN;{at_once if hurries else first}", prepare=False)
                 begun, held.label = True, self.label
-                while answer.nextset():
-                    pass
-                result = action(connection, answer)
+                for _ in range(bool(naming) + 1 + hurries):
+                    answer.nextset()
+                result = action(connection, answer, hurries)
                 if connection.info.transaction_status is not TransactionStatus.IDLE:
                     connection.execute("COMMIT")
             except BaseException as error:
@@ -304,13 +370,16 @@ class PostgresLink:
                         connection.rollback()
                 if not isinstance(error, psycopg.Error):
                     raise
-                if connection.closed and not begun and number < _TRIES:
+                if hurries and tables.is_taken(error):
+                    at_once, number = "", number - 1
+                    continue
+                if connection.closed and not begun and not hurries and number < _TRIES:
                     # It was lost while nobody used it, and others with it.
                     self._dialect.database.close()
                     continue
-                if number < _TRIES and error.sqlstate == _NO_SCHEMA and not self._dialect.has_schema(schema):
+                if number < _TRIES and error.sqlstate == _NO_SCHEMA and not self._has_schema(schema):
                     # Clean-up has removed it, since it was empty.
-                    self._dialect.ensure_schema(schema, again=True)
+                    self._ensure_schema(schema, again=True)
                 elif number == _TRIES or error.sqlstate not in _AGAIN:
                     raise translate(error, f"{where} ({self.label})", readable, connection) from error
                 else:
@@ -318,6 +387,23 @@ class PostgresLink:
             else:
                 return result
         raise AssertionError
+
+    def _ensure_schema(self, schema: str, *, again: bool = False) -> None:
+        self._rest()
+        self._dialect.ensure_schema(schema, again=again)
+
+    def _has_schema(self, schema: str) -> bool:
+        self._rest()
+        return self._dialect.has_schema(schema)
+
+    def _rest(self) -> None:
+        """Let others have the task's connection until it is needed again: while the user's code runs, and while another one is asked for.
+
+        Tasks that hold one and wait for one more would wait for each other.
+        """
+        if self._held is not None and not self._held.untidy:
+            held, self._held = self._held, None
+            self._dialect.database.give_back(held)
 
     def _guarded(self, action: Callable[[tables.Run], T], where: str) -> T:
         connection = self._connection()

@@ -13,10 +13,15 @@ import psycopg
 from pipedag_core.errors import StoreError
 from pipedag_core.naming import quote_identifier, quote_literal
 from pipedag_core.ports.data import StoredObject, StoredTable
-from pipedag_core.stores.sql_names import Names, Place
+from pipedag_core.stores.sql_names import Names, Place, is_of_script
 
-#: What the comment on a readable schema begins with; the stage's name follows. Other schemas are none of our business.
+#: What the comment on a readable schema begins with; the stage's name follows. Other schemas are none of our business: the prefix of one instance
+#: (`mini_`) may begin that of another (`mini_alice_`), and people call schemas what they like.
 MARK: Final = "pipedag stage "
+
+#: The same for schemas that hold what was written for a generation, and for those that a commit has left behind.
+GENERATION_MARK: Final = "pipedag generation of "
+OLD_MARK: Final = "pipedag left behind of "
 
 #: Milliseconds that one try to get all views for a commit waits in all. Shorter than the second after which the server looks for deadlocks.
 _TRY_MS: Final = 50
@@ -209,12 +214,11 @@ class Switch:
             schema = self._names.readable(stage)
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"pipedag names {schema}",))
             oid = _oid(connection, schema)
+            self._old[stage] = [] if oid is None else self._own_views(connection, oid, stage, schema)
             if oid is not None:
-                self._refuse_others(connection, oid, stage, schema)
                 self._note_dependents(connection, oid, stage, schema)
-            self._old[stage] = [] if oid is None else _views(connection, oid)
             if stage in self._generations:
-                show_generation(connection, self._names.generation(stage, self._generations[stage]), stages[stage])
+                show_generation(connection, self._names, self._names.generation(stage, self._generations[stage]), stages[stage])
             connection.execute(";\n".join(self._building(connection, oid, stage, stages[stage])))
         with self._explained():
             self._lock(connection)
@@ -226,7 +230,7 @@ class Switch:
             schema, fresh = self._names.readable(stage), self._names.next(stage)
             if _oid(connection, schema) is not None:
                 old = self._free_name(connection, stage)
-                statements += [_rename(schema, old), f"COMMENT ON SCHEMA {quote_identifier(old)} IS NULL", _rename(fresh, schema)]
+                statements += [_rename(schema, old), _marking(old, OLD_MARK + stage), _rename(fresh, schema)]
                 statements += self._dependents[stage].values()
                 if self.exact:
                     statements += _dropping(old, self._old[stage])
@@ -252,8 +256,26 @@ class Switch:
                 f"A view of other people on top of {told} cannot be made again on the new tables: {error}\nDrop or change it, then run again."
             ) from error
 
-    def _refuse_others(self, connection: Any, oid: int, stage: str, schema: str) -> None:
+    def _own_views(self, connection: Any, oid: int, stage: str, schema: str) -> list[str]:
+        """Return the names of the views that a readable schema holds, which is to be replaced.
+
+        Raises:
+            StoreError: It is another instance's, or holds something of other people.
+        """
+        behind: dict[str, set[str | None]] = {}
+        for _, comment, name, table_schema, _ in connection.execute(_VIEWS.format(which="n.oid = %s"), (oid,)).fetchall():
+            if comment is not None and comment.startswith(MARK) and comment != MARK + stage:
+                raise _belongs_elsewhere(schema, stage, comment.removeprefix(MARK))
+            if name is not None:
+                behind.setdefault(name, set()).add(table_schema)
         others = [name for (name,) in connection.execute(_OTHERS, {"schema": oid}).fetchall()]
+        # Views of ours show one table each, which is in the schema of a generation.
+        others += [
+            name
+            for name, schemas in behind.items()
+            if name not in others
+            and not (len(schemas) == 1 and all(one is not None and self._names.stage_of(one) is not None for one in schemas))
+        ]
         if others:
             raise StoreError(
                 f"Stage {stage} cannot be shown in schema {schema}: it holds what is not pipedag's ({', '.join(others[:5])}), and it is replaced as a whole. "
@@ -261,6 +283,7 @@ class Switch:
                 stage=stage,
                 schema=schema,
             )
+        return sorted(behind)
 
     def _note_dependents(self, connection: Any, oid: int, stage: str, schema: str) -> None:
         found = connection.execute(_DEPENDENTS, {"schema": oid}).fetchall()
@@ -291,7 +314,7 @@ class Switch:
         grants = [] if old is None else connection.execute(_GRANTS, {"schema": old}).fetchall()
         statements = [
             f"CREATE SCHEMA {quote_identifier(fresh)}",
-            f"COMMENT ON SCHEMA {quote_identifier(fresh)} IS {quote_literal(MARK + stage)}",
+            _marking(fresh, MARK + stage),
             # What new views are born with has to be said before there are any.
             *(_grant(fresh, row) for row in grants if row[0].startswith("default ")),
             *(view(Place(fresh, name), place) for name, place in tables.items()),
@@ -361,6 +384,19 @@ def _has_locked(connection: Any, taking: Sequence[str], patience_ms: float) -> b
     return True
 
 
+def _marking(schema: str, mark: str) -> str:
+    return f"COMMENT ON SCHEMA {quote_identifier(schema)} IS {quote_literal(mark)}"
+
+
+def _belongs_elsewhere(schema: str, stage: str, other: str) -> StoreError:
+    return StoreError(
+        f"Stage {stage} cannot be kept in schema {schema}: that belongs to stage {other} of an instance with another schema_prefix or schema_suffix. "
+        "Choose prefixes of which none, with the name of a stage, gives the name of another's schema, such as '{instance_id}__'.",
+        stage=stage,
+        schema=schema,
+    )
+
+
 def _rename(old: str, new: str) -> str:
     return f"ALTER SCHEMA {quote_identifier(old)} RENAME TO {quote_identifier(new)}"
 
@@ -389,13 +425,49 @@ def _grant(schema: str, row: Sequence[Any]) -> str:
 # --- schemas of generations, and clean-up -------------------------------------------------------------------------------------------
 
 
-def show_generation(connection: Any, schema: str, tables: Mapping[str, Place]) -> None:
+def make_generation(connection: Any, names: Names, schema: str) -> None:
+    """Make a schema for what is written for a generation, if it is not there, and mark it.
+
+    Raises:
+        StoreError: It is another instance's, or holds something of other people.
+    """
+    stage = _stage_of(names, schema)
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}")
+    [(comment, is_empty)] = connection.execute(
+        """SELECT obj_description(s.oid, 'pg_namespace'), NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = s.oid)
+        FROM (SELECT to_regnamespace(%s)::oid) AS s (oid)""",
+        (quote_identifier(schema),),
+    ).fetchall()
+    if comment == GENERATION_MARK + stage:
+        return
+    if comment is not None and comment.startswith(GENERATION_MARK):
+        raise _belongs_elsewhere(schema, stage, comment.removeprefix(GENERATION_MARK))
+    if not is_empty:
+        raise StoreError(
+            f"Stage {stage} cannot be kept in schema {schema}: it holds what is not pipedag's. Rename that schema, or choose another schema_prefix.",
+            stage=stage,
+            schema=schema,
+        )
+    connection.execute(marking_generation(names, schema))
+
+
+def marking_generation(names: Names, schema: str) -> str:
+    """Return the statement that marks the schema of a generation as ours."""
+    return _marking(schema, GENERATION_MARK + _stage_of(names, schema))
+
+
+def _stage_of(names: Names, schema: str) -> str:
+    found = names.stage_of(schema)
+    return "" if found is None else found[0]
+
+
+def show_generation(connection: Any, names: Names, schema: str, tables: Mapping[str, Place]) -> None:
     """Make views in a generation's schema to those of its tables that are elsewhere; what stands under such a name already stays."""
     oid = _oid(connection, schema)
     if oid is None:
         if not any(place.schema != schema for place in tables.values()):
             return
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}")
+        make_generation(connection, names, schema)
     taken = (
         {}
         if oid is None
@@ -432,7 +504,11 @@ def drop_old(connection: Any, schema: str) -> None:
 
 
 def drop_if_empty(connection: Any, schema: str) -> None:
-    """Remove the schema of a generation once nothing is in it but what a script left beside its tables."""
+    """Remove the schema of a generation once nothing is in it but what a script left beside its tables.
+
+    In the schema of a script, which nobody writes any more, functions and types may be left. In all others a task of the same generation may be about to
+    make a table: there PostgreSQL looks once more when it has the schema to itself, and refuses.
+    """
     oid = _oid(connection, schema)
     if oid is None:
         return
@@ -440,7 +516,7 @@ def drop_if_empty(connection: Any, schema: str) -> None:
         "SELECT 1 FROM pg_catalog.pg_class WHERE relnamespace = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')", (oid,)
     ).fetchall()
     if not rows:
-        connection.execute(f"DROP SCHEMA {quote_identifier(schema)} CASCADE")
+        connection.execute(f"DROP SCHEMA {quote_identifier(schema)}{' CASCADE' if is_of_script(schema) else ''}")
 
 
 def drop_tables(connection: Any, names: Names, places: Sequence[Place]) -> None:

@@ -14,9 +14,11 @@ from pipedag_core.stores import sqltext
 from pipedag_core.stores.dialects import postgres_tables as tables
 from pipedag_core.stores.dialects.port import Made, ScriptOrder
 from pipedag_core.stores.dialects.postgres_errors import translate
+from pipedag_core.stores.dialects.postgres_names import marking_generation
 from pipedag_core.stores.sql_names import Place
 from pipedag_core.stores.sqlrefs import stage_references
 from pipedag_core.stores.sqlsyntax import POSTGRES
+from pipedag_core.stores.table_options import check_names
 
 if TYPE_CHECKING:
     from pipedag_core.stores.dialects.postgres import PostgresDialect
@@ -64,7 +66,7 @@ def run(link: PostgresLink, dialect: PostgresDialect, order: ScriptOrder) -> Map
     def action(connection: Any) -> Mapping[str, Made]:
         # Scripts of one stage run one after another.
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"pipedag scripts {order.schema}",))
-        connection.execute(f"CREATE SCHEMA {quote_identifier(own)}")
+        connection.execute(f"CREATE SCHEMA {quote_identifier(own)};{marking_generation(dialect.names, own)}")
         before = _state(connection, own)
         # What is unqualified is made in the script's schema; what it does not make itself may be anywhere where the user's own path leads.
         [(path,)] = connection.execute("SELECT current_setting('search_path')").fetchall()
@@ -159,6 +161,7 @@ def _made(connection: Any, own: str, order: ScriptOrder) -> dict[str, Made]:
             place = _frozen(connection, run_, place, readable, order)
         rows = connection.execute(f"SELECT count(*) FROM {place.sql}").fetchone()[0]
         columns = tables.columns_of(run_, place)
+        check_names([column.name for column in columns], f"Table {readable!r} of {order.where}")
         if rows >= tables.ANALYZE_ROWS:
             connection.execute(f"ANALYZE {place.sql}")
         result[readable] = Made(place, tables.schema_of(run_, place, columns), rows)

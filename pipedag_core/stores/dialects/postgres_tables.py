@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, final
 
+import psycopg
 import pyarrow as pa
 
 from pipedag_core.arrow_schema import from_arrow
@@ -25,6 +27,9 @@ Run = Callable[[str], list[tuple[Any, ...]]]
 
 #: Tables from this many rows on are looked at for the planner at once; smaller ones it guesses well enough.
 ANALYZE_ROWS: Final = 10_000
+
+#: What is no number, so that reading it as one fails.
+_TAKEN: Final = "pipedag: name is taken"
 
 
 @final
@@ -69,6 +74,17 @@ def claiming(place: Place) -> str:
     # Without the lock, whoever comes second would wait for the end of the first one's query, and fail then.
     name = quote_literal(place.sql)
     return f"SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({name}, 0)) AND pg_catalog.to_regclass({name}) IS NULL"
+
+
+def claiming_or_failing(place: Place) -> str:
+    """Return the statement that takes a place until the end of the transaction, and fails if it was not free; see `is_taken`."""
+    free = claiming(place).removeprefix("SELECT ")
+    return f"SELECT CAST(CASE WHEN {free} THEN '1' ELSE {quote_literal(_TAKEN)} END AS pg_catalog.int4)"
+
+
+def is_taken(error: Exception) -> bool:
+    """Return whether this is how `claiming_or_failing` fails."""
+    return isinstance(error, psycopg.errors.InvalidTextRepresentation) and _TAKEN in str(error)
 
 
 def create(place: Place, details: Details) -> str:
@@ -127,27 +143,47 @@ def _columns(names: Sequence[str]) -> str:
 
 def columns_of(run: Run, place: Place) -> list[types.SqlColumn]:
     """Return the columns of a table; none if there is no such table."""
-    return columns_from(run(asking_columns(place)))
+    return [types.SqlColumn(*row) for row in run(types.COLUMNS.replace("%s", quote_literal(place.sql)))]
 
 
-def columns_from(rows: Sequence[tuple[Any, ...]]) -> list[types.SqlColumn]:
-    """Return the columns that the query of `asking_columns` has told."""
-    return [types.SqlColumn(*row) for row in rows]
+def looking_at(place: Place) -> str:
+    """Return the query whose answer is described as a table's columns are: it costs the server less than a look into its catalogue."""
+    return f"SELECT * FROM {place.sql} LIMIT 0"
 
 
-def asking_columns(place: Place) -> str:
-    """Return the query that tells a table's columns, as the arguments of `SqlColumn`."""
-    return types.COLUMNS.replace("%s", quote_literal(place.sql))
+def columns_of_answer(run: Run, place: Place, answer: Any) -> list[types.SqlColumn]:
+    """Return the columns of a table that a query has made, from the answer to `looking_at`, or from the catalogue if there are types of others."""
+    described = answer.description or ()
+    fields = answer.pgresult
+    kinds = [types.BY_OID.get(fields.ftype(at)) for at in range(len(described))]
+    if None in kinds:
+        return columns_of(run, place)
+    # What a query makes has no column that refuses nulls.
+    return [
+        types.SqlColumn(item.name, kind, "b", fields.fmod(at), False)
+        for at, (item, kind) in enumerate(zip(described, kinds, strict=True))
+        if kind is not None
+    ]
 
 
 def schema_of(run: Run, place: Place, columns: Sequence[types.SqlColumn]) -> TableSchema:
     """Return a table's columns with the Arrow types in which they come back; looks at values where a type does not tell."""
     backs: list[Any] = [types.from_sql(column) for column in columns]
     open_ = [(at, types.measures(column)) for at, (column, back) in enumerate(zip(columns, backs, strict=True)) if back is None]
-    if open_:
-        [found] = run(f"SELECT {', '.join(part for _, parts in open_ for part in parts)} FROM {place.sql}")
-        values = list(found)
-        for at, parts in open_:
-            backs[at] = types.measured(columns[at], values[: len(parts)])
-            values = values[len(parts) :]
+    if not open_:
+        return _schema_of(tuple(columns))
+    [found] = run(f"SELECT {', '.join(part for _, parts in open_ for part in parts)} FROM {place.sql}")
+    values = list(found)
+    for at, parts in open_:
+        backs[at] = types.measured(columns[at], values[: len(parts)])
+        values = values[len(parts) :]
+    return _described(columns, backs)
+
+
+@lru_cache(maxsize=1024)
+def _schema_of(columns: tuple[types.SqlColumn, ...]) -> TableSchema:
+    return _described(columns, [types.from_sql(column) for column in columns])
+
+
+def _described(columns: Sequence[types.SqlColumn], backs: Sequence[Any]) -> TableSchema:
     return from_arrow(pa.schema([pa.field(column.name, back, not column.not_null) for column, back in zip(columns, backs, strict=True)]))

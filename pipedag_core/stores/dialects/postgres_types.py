@@ -16,6 +16,7 @@ from typing import Any, Final, final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from psycopg.postgres import types as builtin_types
 
 from pipedag_core.errors import MaterializationError
 from pipedag_core.naming import quote_identifier
@@ -229,6 +230,21 @@ class SqlColumn:
     not_null: bool
 
 
+#: Base types whose values cannot be compared, or are compared by less than all that they are.
+_WITHOUT_EQUALITY: Final = frozenset({"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"})
+
+#: Base types that are compared with each other as numbers.
+_NUMBERS: Final = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric", "oid"})
+
+
+def compares(one: SqlColumn, other: SqlColumn) -> bool:
+    """Return whether values of two columns can be compared as they are; else their texts can."""
+    if one.kind in _NUMBERS and other.kind in _NUMBERS:
+        return True
+    # Parts of a composite type may be without equality.
+    return one.kind == other.kind and one.typtype != "c" and one.kind.removeprefix("_") not in _WITHOUT_EQUALITY
+
+
 COLUMNS: Final = """
     SELECT a.attname, CASE WHEN t.typtype = 'd' THEN b.typname ELSE t.typname END, CASE WHEN t.typtype = 'd' THEN b.typtype ELSE t.typtype END,
            CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, a.attnotnull
@@ -267,6 +283,14 @@ _SQL: Final[dict[str, tuple[Any, str]]] = {
     "_date": (pa.list_(pa.date32()), "{}"),
     "_timestamp": (pa.list_(pa.timestamp("us")), "{}"),
     "_timestamptz": (pa.list_(pa.timestamp("us", "UTC")), "{}"),
+}
+
+#: The server's number of a type, the same on all servers -> its name in the catalogue, for the types that are known here.
+BY_OID: Final[dict[int, str]] = {
+    number: kind
+    for info in builtin_types
+    for number, kind in ((info.oid, info.name), (info.array_oid, f"_{info.name}"))
+    if kind in _SQL or kind == "numeric"
 }
 
 

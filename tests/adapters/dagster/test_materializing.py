@@ -82,7 +82,7 @@ def run(granularity):
 
 def visible(config, stage, table):
     """Return what readers see of a table at present."""
-    from pipedag_core.runner import first_rows
+    from pipedag_core.looking import first_rows
 
     with open_session(config) as session:
         found = session.catalog.shown()[stage][table]

@@ -10,7 +10,8 @@ import yaml
 from pipedag_core import Flow, PipedagConfig, Stage, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import ConfigError
-from pipedag_core.runner import put_table, stored_value
+from pipedag_core.looking import stored_value
+from pipedag_core.runner import put_table
 from pipedag_dagster import PipedagIOManager, PipedagResource, build_assets
 from tests.adapters.dagster import native_assets
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pipedag_core.errors import ConfigError
-from pipedag_core.runner import stored_value
+from pipedag_core.looking import stored_value
 from pipedag_dagster import build_assets, build_scoring_assets, build_scoring_definitions
 from tests.architecture.house import ROOT
 from tests.flows.production.delays import FLIGHTS, make

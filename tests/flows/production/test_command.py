@@ -83,7 +83,8 @@ def test_a_bundle_scores_files_and_tables_into_a_file(command, tmp_path, inputs)
 def test_scores_go_into_a_table_beside_what_its_stage_holds(command, inputs):
     import polars as pl
 
-    from pipedag_core.runner import put_table, stored_value
+    from pipedag_core.looking import stored_value
+    from pipedag_core.runner import put_table
 
     assert command("run", FLOW).exit_code == 0
     assert command("extract", FLOW, "-o", "bundle").exit_code == 0

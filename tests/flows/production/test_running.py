@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,27 @@ def test_a_query_depends_on_plain_values_that_differ_from_call_to_call(config):
     prod = flow.extract(InOutSpecification(input={"x": one}, output=answer), config=config)
     for last in (5, 3, 5):
         assert prod.run({"x": pl.DataFrame({"x": [*range(1, last + 1)]})})["x"].to_pylist() == [*range(1, last)]
+
+
+def test_equal_decimals_of_other_digits_are_other_queries(config):
+    @materialize(version="1.0")
+    def price():
+        return Decimal("1.0")
+
+    @materialize(lazy=True, input_type=sa.Table)
+    def priced(x: sa.Alias, price: Decimal):
+        return Table(sa.select(x.c.x, sa.literal_column(str(price)).label("price")), "priced")
+
+    with Flow("prices") as flow:
+        with Stage("a"):
+            one, value = numbers(), price()
+        with Stage("b"):
+            answer = priced(one, value)
+    trained(flow, config)
+    prod = flow.extract(InOutSpecification(input={"x": one, "price": value}, output=answer), config=config)
+    frame = pl.DataFrame({"x": [1]})
+    types = [prod.run({"x": frame, "price": Decimal(text)}).schema.field("price").type for text in ("1.0", "1.00", "1.0")]
+    assert types == [pa.decimal128(2, 1), pa.decimal128(3, 2), pa.decimal128(2, 1)]
 
 
 def test_a_script_that_only_creates_tables_runs(config):

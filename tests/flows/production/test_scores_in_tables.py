@@ -11,9 +11,10 @@ import pytest
 from pipedag_core import Flow, Stage, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import ConfigError, InputMismatch, ProductionError
+from pipedag_core.looking import stored_value
 from pipedag_core.production.into_tables import Slice, with_slice
 from pipedag_core.production.places import score
-from pipedag_core.runner import put_table, stored_value
+from pipedag_core.runner import put_table
 from tests.flows.production.delays import make
 
 

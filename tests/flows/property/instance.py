@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 from pipedag_core import Flow, PipedagConfig, Result, SequentialEngine, ThreadEngine
 from pipedag_core.config.wire import catalog_path, open_session
 from pipedag_core.errors import RunError, StoredDataMissing
+from pipedag_core.housekeeping import clean_up, roll_back
 from pipedag_core.plan.compile import compile_flow
 from pipedag_core.plan.outputs import name_outputs
 from pipedag_core.ports.data import FileSource, Form, StoredTable
 from pipedag_core.ports.events import Outcome, PointReached, StepEnded, StepStarted
 from pipedag_core.run import memory
-from pipedag_core.runner import clean_up, roll_back
 from pipedag_core.stores.parquet import ParquetStore
 from tests.flows.property.building import build
 from tests.flows.property.contents import BlobContent, Content, Frame, Lost, Row

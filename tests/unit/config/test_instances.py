@@ -205,7 +205,7 @@ def test_every_setting_reaches_the_context():
                     "content_hash_rows": 5,
                     "lease_ttl": "2m",
                     "lease_wait": "90s",
-                    "hook_args": {"pandas": {"dtype_backend": "arrow"}},
+                    "hook_args": {"pandas": {"dtype_backend": "pyarrow"}},
                     "table_hooks": {"my.Frame": "my.hooks:FrameHook"},
                     "tags": ["a"],
                     "stage_tags": {"big": ["features"]},
@@ -221,7 +221,7 @@ def test_every_setting_reaches_the_context():
     assert config.orchestration.kind == "sequential"
     assert (config.retention.committed, config.retention.failed, config.retention.minimum_age_s) == (3, 0, 1800.0)
     assert (config.content_hash_rows, config.lease_ttl, config.lease_wait) == (5, 120.0, 90.0)
-    assert config.hook_args.pandas.dtype_backend == "arrow"
+    assert config.hook_args.pandas.dtype_backend == "pyarrow"
     assert config.table_hooks == {"my.Frame": "my.hooks:FrameHook"}
     assert (config.tags, config.stage_tags) == (["a"], {"big": ("features",)})
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from pipedag_core.config.catalog_place import catalog_place
 from pipedag_core.config.context import PipedagConfig
 from pipedag_core.errors import ConfigError
 
@@ -200,6 +201,15 @@ def test_yaml_is_not_imported_where_there_is_no_file(tmp_path):
         ({"hook_args": {"panda": {}}}, "hook_args.panda is not a known key. Did you mean 'pandas'?"),
         ({"table_store": {"hook_args": {"polars.Frame": {}}}}, "hook_args.polars.Frame is not a known key."),
         (
+            {"hook_args": {"pandas": {"dtype_backnd": "pyarrow"}}},
+            "hook_args.pandas.dtype_backnd is not a known key. Did you mean 'dtype_backend'?",
+        ),
+        (
+            {"hook_args": {"pandas.DataFrame": {"dtype_backend": "arrow"}}},
+            "hook_args.pandas.DataFrame.dtype_backend must be one of numpy, numpy_nullable, pyarrow, not 'arrow'.",
+        ),
+        ({"hook_args": {"polars": {"rechunk": True}}}, "hook_args.polars.rechunk is not a known key. Known keys here: none."),
+        (
             {"table_store": {"args": {"base_path": "{instance_id}", "memory_limit": "much"}}},
             "memory_limit must be a size (512MB, 4GB, 2GiB), not 'much'.",
         ),
@@ -229,3 +239,26 @@ def test_what_is_wrong_with_yaml_is_told_with_the_file(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1\nb: 2")
     with pytest.raises(ConfigError, match=r"in bad\.yaml, line 2"):
         PipedagConfig(tmp_path / "bad.yaml")
+
+
+def test_an_empty_file_is_not_said_to_be_missing(tmp_path):
+    (tmp_path / "pipedag.yaml").write_text("# nothing yet\n")
+    with pytest.raises(ConfigError, match=r"no instance 'full': .*pipedag\.yaml says nothing"):
+        PipedagConfig(tmp_path / "pipedag.yaml").get("full")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            {"url": "mysql://u:hush@h/full"},
+            "table_store.args.url is 'mysql://u:***@h/full', but the SQL store keeps tables in PostgreSQL or in a DuckDB file.",
+        ),
+        ({"url": "duckdb:full.duckdb", "schema_prefix": "{instance_id}_"}, "or duckdb:///path for a file"),
+        ({"schema_prefix": "{instance_id}_"}, "table_store.args.url is missing"),
+    ],
+)
+def test_an_address_of_another_database_is_refused_with_the_ways_to_write_one(args, message):
+    config = PipedagConfig({"instances": {"full": {"table_store": {"class": "sql", "args": args}}}}).get("full")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        catalog_place(config)

@@ -84,7 +84,8 @@ def test_no_secret_is_shown_by_a_configuration_or_its_errors():
                 "table_store": {"class": "sql", "args": {"url": "postgresql://u:hush@h/{instance_id}"}},
                 "blob_store": {"class": "acme.Blobs", "args": {"access_key": "hush"}},
                 "metadata_store": {"url": "postgresql://u:hush@h/{instance_id}"},
-                "hook_args": {"pandas": {"token": "hush"}},
+                "table_hooks": {"acme.Frame": "acme:Hook"},
+                "hook_args": {"acme": {"token": "hush"}},
             }
         }
     }

@@ -276,6 +276,7 @@ def test_the_annotation_may_be_text_that_cannot_be_evaluated(annotation):
     assert returning(annotation) == ("task",)
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be evaluated")
 @pytest.mark.parametrize(
     "annotation",
     [dict, "dict[str, pd.DataFrame]", Table, Table[pd.DataFrame], int, "Table", "pd.DataFrame | int", "MyDataFrame", list[pl.DataFrame]],

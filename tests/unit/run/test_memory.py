@@ -10,10 +10,10 @@ import pytest
 from pipedag_core import Flow, PipedagConfig, SequentialEngine, Stage, materialize
 from pipedag_core.catalogs.sqlite import SqliteCatalog
 from pipedag_core.errors import DuplicateName, LeaseLost
-from pipedag_core.ports.catalogs import TaskKey
+from pipedag_core.ports.catalogs import NewObject, TaskKey, TaskResult
 from pipedag_core.run import memory as memory_module
 from pipedag_core.run.memory import RunMemory
-from pipedag_core.testing.catalog_samples import Worker
+from pipedag_core.testing.catalog_samples import Worker, table
 
 
 @pytest.fixture
@@ -147,3 +147,53 @@ class TestRemembering:
         memory = RunMemory(catalog, "a", remembers=False)
         memory.record(key, found.result, (), list(found.objects.values()))
         assert [result.task for result in catalog.results("s", key.number)] == ["t"]
+
+
+class TestWhatWasWrittenInAMoment:
+    """Quick tasks are recorded together; no more than a moment's work is lost if the process dies before."""
+
+    @pytest.fixture
+    def memory(self, catalog, patient):
+        self.worker = Worker(catalog, "a").begin()
+        return RunMemory(catalog, "a", remembers=True)
+
+    def write(self, memory, key, task, seconds):
+        stored = table(f"o-{task}", key, task)
+        result = TaskResult(task, "", f"print-o-{task}", f"base-o-{task}", {}, "{}", {task: stored.id}, "ran", "", 7, seconds)
+        memory.record(key, result, (NewObject(stored, f"key-{stored.id}", f"base-{stored.id}"),), (stored,))
+
+    def recorded(self, catalog, key):
+        return [result.task for result in catalog.results(key.stage, key.number)]
+
+    def test_results_of_quick_tasks_wait_until_they_stand_for_a_moment(self, catalog, memory):
+        key = self.worker.open("s")
+        for number in range(5):
+            self.write(memory, key, f"t{number}", 0.012)
+        assert self.recorded(catalog, key) == ["t0", "t1", "t2", "t3", "t4"]
+        self.write(memory, key, "t5", 0.012)
+        assert len(self.recorded(catalog, key)) == 5
+        memory.flush()
+        assert len(self.recorded(catalog, key)) == 6
+
+    def test_the_result_of_a_slow_task_is_recorded_at_once(self, catalog, memory):
+        key = self.worker.open("s")
+        self.write(memory, key, "slow", 1.0)
+        assert self.recorded(catalog, key) == ["slow"]
+
+    def test_what_waits_is_found_by_tasks_with_equal_work(self, catalog, memory):
+        key = self.worker.open("s")
+        assert memory.find_result("s", "print-o-t") is None
+        self.write(memory, key, "t", 0.001)
+        assert memory.find_result("s", "print-o-t").result.task == "t"
+        assert list(memory.find_objects("s", ["key-o-t"])) == ["key-o-t"]
+
+    def test_a_stage_that_was_lost_does_not_keep_another_one_from_being_recorded(self, catalog, memory):
+        lost, kept = self.worker.open("lost"), self.worker.open("kept")
+        self.write(memory, lost, "t", 0.001)
+        self.write(memory, kept, "t", 0.001)
+        Worker(catalog, "thief").begin().open("lost", take_over=True)
+        with pytest.raises(LeaseLost):
+            memory.flush()
+        assert self.recorded(catalog, kept) == ["t"]
+        self.write(memory, kept, "slow", 1.0)
+        assert self.recorded(catalog, kept) == ["t", "slow"]

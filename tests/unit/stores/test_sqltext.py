@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipedag_core.errors import MaterializationError
 from pipedag_core.ports.data import Placeholder, StoredTable, TableSchema
 from pipedag_core.stores import sqltext
-from pipedag_core.stores.sqlsyntax import DUCKDB
+from pipedag_core.stores.sqlsyntax import DUCKDB, POSTGRES
 
 NAMES = StoredTable("1", "raw", 3, "names", "raw/g3/names.parquet", TableSchema((), b""), "identity")
 
@@ -200,3 +200,32 @@ def test_text_that_the_parser_does_not_know_is_no_reason_to_warn(caplog):
     with caplog.at_level(logging.ERROR):
         prepare("CALL raw.f(1)")
     assert logging.getLogger("sqlglot").handlers
+
+
+def with_schemas(sql):
+    schemas = {"full_raw": "raw", "full_features": "features"}
+    labels = {"names": Placeholder("names", NAMES)}
+    return sqltext.prepare(sql, labels, frozenset({"raw", "features"}), lambda table: f"place_of_{table.name}", POSTGRES, schemas)
+
+
+@pytest.mark.parametrize("text", ["SELECT * FROM full_raw.names", 'SELECT * FROM "full_raw"."names"', "SELECT * FROM Full_Raw.NAMES"])
+def test_a_table_named_by_the_schema_that_people_read_is_bound_like_the_stage(text):
+    prepared = with_schemas(text)
+    assert prepared.inputs == ("names",)
+    assert prepared.canonical == with_schemas("SELECT * FROM raw.names").canonical
+
+
+@pytest.mark.parametrize("text", ["SELECT * FROM full_raw.other", "SELECT 1 WHERE EXISTS (SELECT FROM full_features.x)"])
+def test_a_table_that_is_no_input_is_refused_by_the_schema_that_people_read(text):
+    with pytest.raises(MaterializationError, match="which is not an input of the task"):
+        with_schemas(text)
+
+
+def test_a_table_of_a_stage_cannot_be_read_past_the_flow_by_naming_its_database():
+    with pytest.raises(MaterializationError, match="together with its database"):
+        with_schemas("SELECT * FROM db.full_raw.names")
+    assert with_schemas("SELECT a.full_raw.y FROM t AS a").inputs == ()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_query():
+    assert prepare("\ufeffSELECT 1") == prepare("SELECT 1")
