@@ -381,7 +381,8 @@ def open_stage(
 
     Returns:
         The report, and the full ids of the tasks that have to be carried out before the commit: all, or those that were named, their dependents
-        within the stage, and those of which nothing is committed. None of them if the report is that of a failure.
+        within the stage, and those of which nothing is committed; without those whose version says that a stored result may stand in, which
+        it does then. None of them if the report is that of a failure.
 
     Raises:
         PlanMismatch, ConfigError, RunError: As `execute`.

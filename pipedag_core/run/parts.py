@@ -143,7 +143,8 @@ def open_stage(
 ) -> tuple[StepReport, frozenset[str]]:
     """Open a stage with all that is committed with it, for tasks that are carried out one by one, maybe by other processes.
 
-    Waits for another run that writes the stage. What is not to run points to what is committed.
+    Waits for another run that writes the stage. What is not to run points to what is committed, and a task whose version says that a stored result
+    may stand in for it is done with that.
 
     Args:
         session, run, flow, plan, stage, engine: As for `carry_out_stage`.
@@ -158,9 +159,17 @@ def open_stage(
     [report] = _Work(session, run, flow, _part(plan, opens), None).through(opens, engine, fail_fast=False)
     if not report.outcome.is_good:
         return report, frozenset()
-    if tasks is None:
-        return report, frozenset(task.id for task in plan.tasks if task.stage in unit)
-    return report, point_rest(session, run, plan, unit, frozenset(tasks))
+    own = frozenset(task.id for task in plan.tasks if task.stage in unit)
+    wanted = own if tasks is None else point_rest(session, run, plan, unit, frozenset(tasks))
+    left = set(wanted)
+    names = {task.id: f"task:{task.id}" for task in plan.tasks}
+    waits = {names[id] for id in left}
+    for step in plan.steps:
+        # What is computed from something that will run is to be looked at then.
+        if step.id in waits and not waits & set(step.upstream) and steps.settle_step(session, run, flow, plan, step) is not None:
+            waits.discard(step.id)
+            left.discard(f"{step.stage}.{step.task}")
+    return report, frozenset(left)
 
 
 def commit_stage(session: Session, run: Run, flow: Flow, plan: Plan, stage: str, engine: Engine) -> StageReport:

@@ -18,7 +18,7 @@ from pipedag_core.run.outputs import discard
 from pipedag_core.run.outside import told_of
 from pipedag_core.run.session import Run, Session
 from pipedag_core.run.showing import refresh_names, settle_names, show_failed, show_generation
-from pipedag_core.run.task_run import run_task, take_supplied
+from pipedag_core.run.task_run import run_task, take_supplied, take_valid
 
 log = logging.getLogger("pipedag_core.run")
 
@@ -75,6 +75,30 @@ def execute_step(
     _log(run, plan, report)
     if report.outcome is Outcome.FAILED:
         _remember(session, run, report)
+    session.tell(StepEnded(run.id, report))
+    return report
+
+
+def settle_step(session: Session, run: Run, flow: Flow, plan: Plan, step: Step) -> StepReport | None:
+    """Carry out the step of a task whose stage is open here, if that takes no more than pointing to a result that its version says is valid.
+
+    Returns:
+        The report, as of `execute_step`; None if the step has to be carried out, maybe to fail.
+    """
+    assert step.stage is not None
+    assert step.task is not None
+    planned = plan_lookup(run, plan).tasks[step.stage, step.task]
+    started = time.monotonic()
+    try:
+        found = take_valid(session, run, flow, plan, planned, find_task(run, flow, step.stage, step.task), run.open[step.stage])
+    except PipedagError as error:
+        log.debug("Step %s is left to be carried out: %s", step.id, error)
+        return None
+    if found is None:
+        return None
+    report = found if found.seconds else replace(found, seconds=time.monotonic() - started)
+    session.tell(StepStarted(run.id, step.id))
+    _log(run, plan, report)
     session.tell(StepEnded(run.id, report))
     return report
 

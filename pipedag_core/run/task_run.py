@@ -109,15 +109,7 @@ def _decide(job: Job) -> StepReport:
         )
     token = str(task.options.version) if kind == "version" else trace_task(job)
     cache_value = call_cache_function(job)
-    parts = {
-        ("version" if kind == "version" else "expression"): token if kind == "version" else fingerprint.short(token),
-        **job.inputs.parts(),
-    }
-    if cache_value is not None:
-        parts["cache function's value"] = fingerprint.short(cache_value)
-    found = fingerprint.task_fingerprint(
-        stage=planned.stage, task=task.name, kind=kind, token=token, arguments=job.inputs.hashed(), cache_value=cache_value, parts=parts
-    )
+    found, parts = _fingerprint(job, token, cache_value)
     # Equal work in one process is done once; whoever comes second finds the first one's result.
     with run.locks.hold(found.full):
         if not forced:
@@ -126,6 +118,45 @@ def _decide(job: Job) -> StepReport:
                 return report
             refuse_fresh_input(job, lazy=False)
         return _execute(job, Policy(kind, forced, False, False, cache_value, found), parts, _why_forced(job) or _why(job, parts))
+
+
+def _fingerprint(job: Job, token: str, cache_value: str | None) -> tuple[Fingerprint, dict[str, str]]:
+    """Return the fingerprint of a task with a version, and what went into it."""
+    kind = job.planned.cached_by
+    parts = {
+        ("version" if kind == "version" else "expression"): token if kind == "version" else fingerprint.short(token),
+        **job.inputs.parts(),
+    }
+    if cache_value is not None:
+        parts["cache function's value"] = fingerprint.short(cache_value)
+    found = fingerprint.task_fingerprint(
+        stage=job.planned.stage,
+        task=job.task.name,
+        kind=kind,
+        token=token,
+        arguments=job.inputs.hashed(),
+        cache_value=cache_value,
+        parts=parts,
+    )
+    return found, parts
+
+
+def take_valid(
+    session: Session, run: Run, flow: Flow, plan: Plan, planned: PlanTask, task: Task, generation: GenerationKey
+) -> StepReport | None:
+    """Let a stored result stand in for a task if its version says that it may, and record that; no code of the user's is called.
+
+    Returns:
+        The report; None if the task has to be carried out, if only to find that out.
+
+    Raises:
+        PipedagError: What it takes is not there.
+    """
+    options = task.options
+    if planned.cached_by != "version" or options.cache is not None or options.versions is not None:
+        return None
+    job = Job(session, run, flow, plan, planned, task, generation, resolve(session, run, plan, task), time.monotonic(), None)
+    return None if _is_forced(job) else _take_hit(job, _fingerprint(job, str(options.version), None)[0])
 
 
 def take_supplied(

@@ -232,3 +232,77 @@ def test_a_stage_that_was_given_back_is_committed_with_what_the_run_has_made_of_
     assert report.is_committed
     assert world["calls"] == ["raw", "doubled", "summed", "beside"]
     assert tables_of(config)["marts"]["summed"].to_dicts() == [{"x": 2}]
+
+
+def test_what_is_valid_by_its_version_is_done_with_the_opening_of_its_stage(config, tables_of):
+    world = {"start": 1, "calls": []}
+
+    @materialize()
+    def raw() -> pl.DataFrame:
+        return pl.DataFrame({"x": [world["start"]]})
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def doubled(table) -> pl.DataFrame:
+        world["calls"].append("doubled")
+        return table * STEP
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def summed(table) -> pl.DataFrame:
+        world["calls"].append("summed")
+        return table.sum()
+
+    @materialize(version="1", cache=lambda table: world["start"], input_type=pl.DataFrame)
+    def asked(table) -> pl.DataFrame:
+        world["calls"].append("asked")
+        return table
+
+    @materialize(input_type=pl.DataFrame)
+    def fresh(table) -> pl.DataFrame:
+        return table
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def after(table) -> pl.DataFrame:
+        world["calls"].append("after")
+        return table
+
+    with Flow("valid") as flow:
+        with Stage("source"):
+            table = raw()
+        with Stage("marts"):
+            summed(doubled(table))
+            asked(table)
+            after(fresh(table))
+    flow.run(config=config)
+    world["calls"].clear()
+    plan = flow.plan()
+    seen = []
+
+    class Watching:
+        def on_event(self, event):
+            seen.append(getattr(getattr(event, "report", None), "step", ""))
+
+    given = {"run_id": "r", "flow": flow, "config": config}
+    execute_stage(plan, "source", **given)
+    _, wanted = open_stage(plan, "marts", observers=[Watching()], **given)
+    # Whether the others run is for their own steps to say.
+    assert wanted == {"marts.asked", "marts.fresh", "marts.after"}
+    assert [step for step in seen if step.startswith("task:")] == ["task:marts.doubled", "task:marts.summed"]
+    for task in ("fresh", "after", "asked"):
+        execute(plan, f"task:marts.{task}", **given)
+    report = commit_stage(plan, "marts", **given)
+    assert (report.is_committed, report.changed, world["calls"]) == (True, False, [])
+    assert {item.step: item.outcome.value for item in report.reports if item.task} == {
+        "task:marts.doubled": "cached",
+        "task:marts.summed": "cached",
+        "task:marts.fresh": "ran",
+        "task:marts.after": "cached",
+        "task:marts.asked": "cached",
+    }
+    # With another input they are wanted, and so is everything when all is to run.
+    world["start"] = 5
+    given["run_id"] = "s"
+    execute_stage(plan, "source", **given)
+    assert len(open_stage(plan, "marts", **given)[1]) == 5
+    given["run_id"] = "t"
+    execute(plan, "close:marts", run_id="s", flow=flow, config=config)
+    assert len(open_stage(plan, "marts", cache_validation_mode="force_cache_invalid", **given)[1]) == 5

@@ -129,6 +129,38 @@ def test_what_is_valid_keeps_its_data_version(run, flow, world, any_store, insta
     assert second["models/totals"].metadata["pipedag/commit"].value == "unchanged"
 
 
+def test_what_is_valid_by_its_version_needs_no_op_of_its_own(world, any_store, instance):
+    @materialize()
+    def orders() -> pl.DataFrame:
+        return pl.DataFrame({"amount": world["orders"]})
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def doubled(table) -> pl.DataFrame:
+        return table * 2
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def summed(table) -> pl.DataFrame:
+        return table.sum()
+
+    with Flow("valid") as flow:
+        with Stage("raw"):
+            table = orders()
+        with Stage("marts"):
+            summed(doubled(table))
+    assets = build_assets(flow, config=any_store, granularity="task")
+
+    def ops():
+        result = dg.materialize(assets, instance=instance)
+        assert result.success
+        assert len(result.get_asset_materialization_events()) == 3
+        return [event.step_key.partition(".")[2] for event in result.all_events if event.is_step_success and "__marts." in event.step_key]
+
+    assert ops() == ["open", "task_doubled", "task_summed", "commit"]
+    assert ops() == ["open", "commit"]
+    world["orders"] = [8]
+    assert ops() == ["open", "task_doubled", "task_summed", "commit"]
+
+
 def resolver_of(assets, instance):
     graph = dg.Definitions(assets=assets).resolve_asset_graph()
     return CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
