@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from pipedag_core import Flow, PipedagConfig, Stage, materialize
 from pipedag_core.config.wire import open_session
 from pipedag_core.errors import FlowError, StoreError
+from pipedag_core.housekeeping import clean_up
 from pipedag_core.ports.data import Form
 from pipedag_core.run.doctor import examine
-from pipedag_core.runner import clean_up
 from pipedag_core.stores.sql_store import SqlStore
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from pipedag_core import PipedagConfig
 from pipedag_core.config.wire import open_session
-from pipedag_core.runner import stored_value
+from pipedag_core.looking import stored_value
 from tests.architecture.house import ROOT
 
 PIPELINE = textwrap.dedent(
