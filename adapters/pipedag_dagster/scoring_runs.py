@@ -13,8 +13,8 @@ from typing import Any, Final
 import dagster as dg
 
 from pipedag_core import ConfigContext, PipedagConfig
+from pipedag_core.config.choice import configuration
 from pipedag_core.errors import ConfigError
-from pipedag_core.runner import configuration
 from pipedag_dagster.scoring import PARTITION, TABLE, build_scoring_assets, scoring_step
 
 #: Runs that one look asks for; the next look goes on from there.
