@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from typing import Any, Final, cast
+from typing import Any, Final
 
+from pipedag_core.duckdb_tree import PURE, nodes, numbered, own_names
 from pipedag_core.errors import TracingRefused
 from pipedag_core.ports.data import PLACEHOLDER_SCHEMA
 
-#: Relations without an alias get a random one.
-_GENERATED: Final = re.compile(r"\b(?:unnamed_relation|[A-Z_]+_RELATION)_[0-9a-f]{16}\b")
-
 #: What a relation over a Python object is called in the query of a relation that uses it.
 _SOURCE: Final = "__duckdb_source_"
-
-#: Table functions whose rows come from their arguments alone.
-_PURE: Final = frozenset({"generate_series", "json_each", "json_tree", "range", "repeat", "repeat_row", "unnest"})
 
 
 def canonical(text: str, tree: str) -> str:
@@ -33,12 +26,12 @@ def canonical(text: str, tree: str) -> str:
     document = json.loads(tree)
     if document.get("error") or len(document.get("statements", ())) != 1:
         raise _refusal(f"a statement that is not one SELECT ({document.get('error_message', 'several statements')})")
-    own = {name for name, _ in _named_queries(document)}
-    for node in _nodes(document):
+    own = own_names(document)
+    for node in nodes(document):
         kind = node.get("type")
         if kind == "TABLE_FUNCTION":
             function = str(node["function"].get("function_name", "")).casefold()
-            if function not in _PURE:
+            if function not in PURE:
                 raise _refusal(f"the table function {function}, which may read outside files")
         elif kind == "VALUE_PARAMETER":
             raise _refusal("parameters, whose values are not in its text")
@@ -46,8 +39,7 @@ def canonical(text: str, tree: str) -> str:
             raise _refusal("a description of tables (DESCRIBE, SHOW, SUMMARIZE)")
         elif kind == "BASE_TABLE":
             _check_table(node, own)
-    names: dict[str, str] = {}
-    return _GENERATED.sub(lambda match: names.setdefault(match.group(), f"relation_{len(names)}"), text).strip()
+    return numbered(text).strip()
 
 
 def _check_table(node: dict[str, Any], own: set[str]) -> None:
@@ -56,24 +48,6 @@ def _check_table(node: dict[str, Any], own: set[str]) -> None:
         raise _refusal("rows of a Python object (a data frame, an Arrow table, values, map)")
     if schema != PLACEHOLDER_SCHEMA and (schema or name.casefold() not in own):
         raise _refusal(f"the table or file {name!r}, which is not an input of the task")
-
-
-def _named_queries(value: Any) -> Iterator[tuple[str, Any]]:
-    for node in _nodes(value):
-        for entry in node.get("cte_map", {}).get("map", ()) if isinstance(node.get("cte_map"), dict) else ():
-            yield str(entry["key"]).casefold(), entry
-
-
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            node = cast("dict[str, Any]", item)
-            yield node
-            stack.extend(node.values())
-        elif isinstance(item, list):
-            stack.extend(cast("list[Any]", item))
 
 
 def _refusal(what: str) -> TracingRefused:

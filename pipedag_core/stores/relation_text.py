@@ -6,21 +6,15 @@ DuckDB itself parses the query and writes it down again, so nothing here searche
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import duckdb
 
+from pipedag_core.duckdb_tree import PURE, numbered, own_names
 from pipedag_core.naming import quote_identifier
 from pipedag_core.ports.data import StoredTable
-
-#: Relations without an alias get a random one.
-_GENERATED: Final = re.compile(r"\b(?:unnamed_relation|[A-Z_]+_RELATION)_[0-9a-f]{16}\b")
-
-#: Table functions whose rows come from their arguments alone.
-_PURE: Final = frozenset({"generate_series", "json_each", "json_tree", "range", "repeat", "repeat_row", "unnest"})
 
 #: Nodes that make a query one whose columns do not come from tables alone, or not from those that it names.
 _OPAQUE: Final = frozenset({"SHOW_REF", "VALUE_PARAMETER"})
@@ -49,7 +43,7 @@ def readable(sql: str, tables: Mapping[Place, StoredTable]) -> str | None:
         return None
     try:
         tree = _parsed(sql)
-        found = _GENERATED.sub(_numbered(), json.dumps(_renamed(tree, tables, _own_names(tree))))
+        found = numbered(json.dumps(_renamed(tree, tables, own_names(tree))))
         ((text,),) = _parser().execute("SELECT json_deserialize_sql($1)", [found]).fetchall()
     except (_NotTold, duckdb.Error, KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError):
         # How a tree looks is not promised, and a text to be read is no reason to fail.
@@ -76,28 +70,6 @@ def _parsed(sql: str) -> Any:
     return document
 
 
-def _numbered() -> Callable[[re.Match[str]], str]:
-    names: dict[str, str] = {}
-    return lambda match: names.setdefault(match.group(), f"relation_{len(names)}")
-
-
-def _own_names(tree: Any) -> set[str]:
-    """Return the names of common table expressions, in lower case."""
-    return {str(entry["key"]).casefold() for node in _nodes(tree) if "cte_map" in node for entry in node["cte_map"]["map"]}
-
-
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            node = cast("dict[str, Any]", item)
-            yield node
-            stack.extend(node.values())
-        elif isinstance(item, list):
-            stack.extend(cast("list[Any]", item))
-
-
 def _renamed(value: Any, tables: Mapping[Place, StoredTable], own: set[str]) -> Any:
     """Return a tree in which stored tables have their readable names."""
     if isinstance(value, list):
@@ -114,7 +86,7 @@ def _renamed(value: Any, tables: Mapping[Place, StoredTable], own: set[str]) -> 
             table = tables[_path(node["function"])]
             # Nobody but the store has written this, so nobody calls it by the name of the function.
             return _named(node, table, table.name)
-        if function not in _PURE:
+        if function not in PURE:
             raise _NotTold
     if kind == "BASE_TABLE":
         schema, name = str(node["schema_name"]), str(node["table_name"])

@@ -42,6 +42,22 @@ def each_store(make_store):
 
 
 @pytest.fixture
+def ask(postgres_url, schema_prefix):
+    """Asks PostgreSQL directly; `{}` in the query is the prefix of all schemas of instance `full`."""
+
+    def ask(query):
+        import psycopg
+
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            cursor = connection.execute(query.replace("{}", f"{schema_prefix}full_"))
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+    return ask
+
+
+@pytest.fixture
 def new_place(store_kind, tmp_path, request):
     """Return what gives places on each kind of store in turn, for other processes to work in."""
     url = request.getfixturevalue("postgres_url") if store_kind == "postgres" else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import polars as pl
-import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -35,20 +34,6 @@ def instances(request, tmp_path):
 def full(postgres_url, schema_prefix, tmp_path):
     """An instance in PostgreSQL."""
     return make_config(postgres_url, schema_prefix, "full", tmp_path)
-
-
-@pytest.fixture
-def ask(postgres_url, schema_prefix):
-    """Asks the server directly; `{}` in the query is the prefix of all schemas of the instance."""
-
-    def ask(query):
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            cursor = connection.execute(query.replace("{}", f"{schema_prefix}full_"))
-            while cursor.nextset():
-                pass
-            return cursor.fetchall() if cursor.description else []
-
-    return ask
 
 
 def run(config, value, stage="features", table="numbers"):

@@ -46,20 +46,6 @@ def config(make_config):
 
 
 @pytest.fixture
-def ask(postgres_url, schema_prefix):
-    """Asks the server directly; `{}` in the query is the prefix of all schemas."""
-
-    def ask(query):
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            cursor = connection.execute(query.replace("{}", f"{schema_prefix}full_"))
-            while cursor.nextset():
-                pass
-            return cursor.fetchall() if cursor.description else []
-
-    return ask
-
-
-@pytest.fixture
 def role(postgres_url):
     """A user without any rights."""
     name = f"role_{uuid.uuid4().hex[:8]}"
