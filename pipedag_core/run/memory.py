@@ -190,9 +190,10 @@ class RunMemory:
             self._refuse_taken(memory, generation.stage, result)
             batch = self._waiting.get(generation) or Batch()
             work_s = batch.work_s + (result.seconds if new else 0.0)
-            written = {item.stored.id for item in new}
+            others = {item.id for item in objects} - {item.stored.id for item in new} - memory.current
+            self._flush_makers(others, but=generation)
             # What is neither new nor current may be removed by clean-up, and it is this task that has to be done again then.
-            if work_s > MOMENT_S or any(item.id not in memory.current and item.id not in written for item in objects):
+            if work_s > MOMENT_S or others:
                 # What waits is not lost if this one is refused: it is tried again with the next one.
                 self._flush(generation, record)
             else:
@@ -208,6 +209,12 @@ class RunMemory:
         with self._lock, ExitStack() as stack:
             for generation in self._waiting:
                 stack.callback(self._flush, generation)
+
+    def _flush_makers(self, objects: set[str], *, but: GenerationKey) -> None:
+        """Record what waits in other stages, committed with this one, that has written one of these objects."""
+        for generation, batch in list(self._waiting.items()):
+            if generation != but and any(new.stored.id in objects for record in batch.records for new in record.new):
+                self._flush(generation)
 
     def _flush_stage(self, stage: str) -> None:
         for generation in [key for key in self._waiting if key.stage == stage]:

@@ -26,6 +26,7 @@ from pipedag_core.config.wire import open_session
 from pipedag_core.errors import FlowError, PipedagError, RunError
 from pipedag_core.ports.catalogs import Retention
 from pipedag_core.ports.events import Outcome, StepEnded
+from pipedag_core.run import memory
 
 
 class Observer:
@@ -187,6 +188,28 @@ def test_a_task_run_by_name_always_runs_and_commits_nothing(config, tables_of):
     assert {name: list(tables) for name, tables in tables_of(config).items()} == {name: list(tables) for name, tables in before.items()}
     with pytest.raises(FlowError):
         flow.run(last, "a", config=config)
+
+
+def test_what_a_stage_has_just_made_can_be_handed_on_by_one_inside_it(each_store, monkeypatch):
+    # However slow the machine is, what was made still waits to be recorded.
+    monkeypatch.setattr(memory, "MOMENT_S", 3600.0)
+    monkeypatch.setattr(memory, "PATIENCE_S", 3600.0)
+
+    @materialize(lazy=True)
+    def made():
+        return sa.text("SELECT 1 AS x")
+
+    @materialize(lazy=True, input_type=sa.Table)
+    def handed_on(table):
+        return table
+
+    with Flow("f") as flow, Stage("outer"):
+        table = made()
+        with Stage("inner"):
+            last = handed_on(table)
+    for _ in range(2):
+        result = flow.run(config=each_store, orchestration_engine=SequentialEngine(), fail_fast=True)
+        assert result.get(last, as_type=pa.Table).to_pydict() == {"x": [1]}
 
 
 def test_nested_stages_are_committed_together(config, tables_of):
